@@ -164,6 +164,7 @@ def learned(run: common.Run, arm: Arm, settings: Settings) -> dict[str, Any]:
     names = [name for name in arm.limits for _ in range(settings.seeds)]
     limits = np.stack([arm.limits[name] for name in names])
     seeds = np.tile(np.arange(1, settings.seeds + 1), len(arm.limits)).tolist()
+    common.header(run.folder, "learners", len(seeds), f"{settings.iterations} iterations")
     own, place = trainer(len(arm.costs), settings), world(arm.costs, len(seeds))
     learner = own.begin(seeds, place, arm.kind)
     within = jax.vmap(lambda one, limit: one.within(limit))

@@ -146,6 +146,8 @@ def trained(arm: str, seed: int, settings: Settings) -> tuple[dict[str, Any], An
     trainer = Trainer(settings.az, kind, settings.board, bricks, settings.iterations)
     done, state = run.load(trainer.start(seed))
     each = settings.iterations // settings.marks
+    length = f"iterations {done * each + 1} to {settings.iterations}"
+    common.header(run.folder, "AlphaZero", 1, length)
     progress = common.Epochs(done, settings.marks, f"{arm}, seed {seed}", "mark")
     for mark in progress:
         losses = []
@@ -266,7 +268,8 @@ def show(found: dict[str, list[dict]], games: list[list[dict]], settings: Settin
              for n, name in ((1, one), (2, SPARSE))}  # fmt: skip
     metric = "not lost with the brick shifted, at equal strength at home [%],"
     print(f"\n{headline.by_sparsity(metric, table, digits=1)}")
-    print(f"\npicture: {draw(found, settings)}")
+    path = draw(found, settings)
+    common.show_pages(common.logged(path.parent), path.parent, path)
 
 
 def draw(found: dict[str, list[dict]], settings: Settings) -> Path:

@@ -324,8 +324,7 @@ def main(settings: Settings) -> None:
         panels |= study(model, settings)
     path = Path(settings.out) / "dropnet.png"
     common.draw(panels, path, "units left [%]", "test accuracy [%]", log="x", columns=2)
-    names = sorted(found.parent.name for found in path.parent.glob("*/final.json"))
-    common.show_pages(names, path.parent, path)
+    common.show_pages(common.logged(path.parent), path.parent, path)
 
 
 if __name__ == "__main__":

@@ -109,6 +109,7 @@ def trained(arm: str, seed: int, settings: Settings) -> dict[str, Any]:
     kind = kinds(settings.env.partition("-")[0], settings.alpha)[arm]
     last = settings.updates - round(settings.settle * settings.steps)
     trainer = Trainer(settings.td3, kind, *gym.sizes(gym.make(settings.env)), last)
+    common.header(folder, f"TD3 on {settings.env}", 1, f"{settings.steps:,} steps")
     state, _ = learn(run, trainer, settings.env, settings, seed)
     agent = trainer.agent(state)
     actor, critic = weights(agent.actor), weights(agent.critic)
@@ -202,7 +203,8 @@ def main(settings: Settings) -> None:
         for arm in settings.arms:
             found[arm].append(trained(arm, seed, settings))
     show(found, settings)
-    print(f"\npictures: {', '.join(map(str, draw(found, settings)))}")
+    paths = draw(found, settings)
+    common.show_pages(common.logged(paths[0].parent), paths[0].parent, *paths)
 
 
 if __name__ == "__main__":

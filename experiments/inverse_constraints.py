@@ -144,6 +144,7 @@ def trained(run: common.Run, arm: str, settings: Settings) -> dict[str, Any]:
     once, blamed = arm == "classifier", float(arm == "adversarial")
     own, coins = trainer(settings.ppo, not blamed), ring.paid()
     seeds = settings.seeds
+    common.header(run.folder, "learners", seeds, f"{settings.rounds} rounds")
     allowed = jax.vmap(ring.begin)(jax.vmap(jax.random.key)(jnp.arange(1, seeds + 1)))
     nobody = allowed._replace(b2=jnp.full_like(allowed.b2, 20.0))
     icrl = partial(inverse.loss, delta=ARMS[arm][1])

@@ -400,8 +400,8 @@ def main(settings: Settings) -> None:
             for network in settings.networks
         }
         common.draw(panels, out / f"large_batch_{task}.png", "batch", labels[task])
-    pictures = ", ".join(str(out / f"large_batch_{task}.png") for task in settings.tasks)
-    print(f"\npictures: {pictures}")
+    pictures = [out / f"large_batch_{task}.png" for task in settings.tasks]
+    common.show_pages(common.logged(out), out, *pictures)
 
 
 if __name__ == "__main__":

@@ -324,7 +324,8 @@ def main(settings: Settings) -> None:
                 runs.setdefault(arm_name(*arm), []).append(study.run(*arm))
         found[algorithm] = runs
     show(found, settings)
-    print(f"\npicture: {draw(found, settings)}")
+    path = draw(found, settings)
+    common.show_pages(common.logged(path.parent), path.parent, path)
 
 
 if __name__ == "__main__":

@@ -161,6 +161,8 @@ def trained(levels: int, flip: float, arm: Arm, settings: Settings) -> dict[str,
     judge = lambda where, step, count=settings.episodes: np.asarray(
         own.play(learner, where, jax.random.key(step), count, maze.LIMIT)
     ).mean(axis=1)
+    length = f"at most {limit - done} stretches of {STRETCH} iterations"
+    common.header(run.folder, "agents in mazes", settings.seeds, length)
     stretches = common.Epochs(done, limit, name, "stretch")
     for stretch in stretches:
         if (last := run.rows()[-1:]) and min(last[0]["train"]) >= until:
@@ -313,7 +315,8 @@ def main(settings: Settings) -> None:
     own = {"dense": found.get((settings.sparse, 0.0))}
     arms = {arm: own.get(arm) or run(settings.sparse, 0.0, arm) for arm in settings.arms}
     show(found, arms, settings)
-    print(f"\npicture: {draw(found, arms, settings)}")
+    path = draw(found, arms, settings)
+    common.show_pages(common.logged(path.parent), path.parent, path)
 
 
 if __name__ == "__main__":

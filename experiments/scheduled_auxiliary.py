@@ -95,6 +95,7 @@ def trained(run: common.Run, arm: str, settings: Settings) -> dict[str, Any]:
     done, learner = run.load(trainer.begin(seeds))
     if not run.rows():
         run.log(0, success=trainer.judge(learner, episodes=settings.judged), picked=[])
+    common.header(run.folder, f"agents, {arm}", settings.seeds, f"marks {done + 1} to {marks}")
     progress = common.Epochs(done, marks, arm, "mark")
     for mark in progress:
         learner, picked = trainer.learn(learner, rounds=rounds)
@@ -178,7 +179,7 @@ def show(rows: dict[str, dict[str, Any]], out: Path) -> None:
     }
     path = out / "success.png"
     common.draw({k: v for k, v in panels.items() if v}, path, "episodes", "success")
-    print(f"\npicture: {path}")
+    common.show_pages(common.logged(out), out, path)
 
 
 def main(settings: Settings) -> None:

@@ -173,7 +173,7 @@ def show(rows: list[dict[str, Any]], agents: dict[str, Layers], settings: Settin
               "Pool by sparsity": {name: each[name] for name in ends}}  # fmt: skip
     path = out / "exploiters.png"
     common.draw(panels, path, "thousands of frames of an exploiter", "its score")
-    print(f"\npicture: {path}")
+    print(f"\npicture: {path}\npage: {common.show_page(out, '')}")
 
 
 def kept_of(layers: Layers) -> list[float]:
@@ -241,6 +241,7 @@ def main(settings: Settings) -> None:
     blank = jax.tree.map(lambda leaf: leaf[:, 0], schooling.blank("numbers", seeds, 1, width))
     agents = {name: blank for name in (*ARMS, *sparse_arms(settings))}
     done, agents = run.load(agents)
+    common.header(out, "agents of Pong", seeds, f"jobs {done + 1} to {len(jobs(settings))}")
     progress = common.Epochs(done, len(jobs(settings)), "pong", "job")
     for number in progress:
         what, name = jobs(settings)[number - 1]

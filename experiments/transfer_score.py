@@ -140,12 +140,13 @@ def trained(
     params, rest = training.start(model)
     count, start = len(common.networks(model)), time.process_time()
     rates = jnp.full((count, training.steps), rate)
-    for epoch in range(epochs):
-        if epoch == 1:  # the first one also compiles
+    progress = common.Epochs(0, epochs, ("dense", "pruned", "fine-tuned")[number])
+    for epoch in progress:
+        if epoch == 2:  # the first one also compiles
             start = time.process_time()
-        params, losses = training.epoch(
-            params, rest, rates, training.shuffled(count, number, epoch)
-        )
+        order = training.shuffled(count, number, epoch - 1)
+        params, losses = training.epoch(params, rest, rates, order)
+        progress.show(loss=losses.mean())
         if not np.isfinite(losses).all():
             raise common.Diverged(f"the loss is {losses.tolist()}; try a smaller --learning-rate")
     jax.block_until_ready(params)
@@ -304,8 +305,7 @@ def main(settings: Settings) -> None:
     show(rows, settings, target)
     path = out / "transfer.png"
     draw(rows, path)
-    names = sorted(found.parent.name for found in path.parent.glob("*/final.json"))
-    common.show_pages(names, path.parent, path)
+    common.show_pages(common.logged(out), out, path)
 
 
 if __name__ == "__main__":

@@ -101,8 +101,8 @@ def pair(study: dst_mnist.Settings, images: datasets.Images) -> tuple[nnx.Module
     dense, sparse = dst_mnist.sweeps(study, images)
     out, seeds = Path(study.out), range(study.first_seed, study.first_seed + study.seeds)
     return (
-        trained(out / "dense", dense, seeds, [0.0]),
-        jsparse.fold(trained(out / "sparse", sparse, seeds, study.alphas)),
+        trained(out / "dense", dense, seeds, [0.0])[0],
+        jsparse.fold(trained(out / "sparse", sparse, seeds, study.alphas)[0]),
     )
 
 

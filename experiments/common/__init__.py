@@ -1,4 +1,4 @@
-"""What every experiment shares: data, run folder, checkpoints, tables, progress and pictures.
+"""What every experiment shares: settings, run folder, training, tables, progress and pictures.
 
 All densities and accuracies are fractions (0 to 1); only printed and plotted values are in percent.
 """
@@ -6,6 +6,7 @@ All densities and accuracies are fractions (0 to 1); only printed and plotted va
 from experiments.common.compare import Contestant as Contestant
 from experiments.common.compare import Results as Results
 from experiments.common.compare import compare as compare
+from experiments.common.compare import logged as logged
 from experiments.common.compare import show_page as show_page
 from experiments.common.compare import show_pages as show_pages
 from experiments.common.compare import tradeoff as tradeoff

@@ -1,7 +1,8 @@
 """Many sparse networks compared: same network, data and seeds, one run folder each."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +16,9 @@ from experiments.common import record
 from experiments.common.run import Run, open_run
 from experiments.common.settings import TrainSettings
 from experiments.common.show import draw
-from experiments.common.sweep import Inputs, Runs, Sweep, in_turn
-from experiments.common.train import results, train
+from experiments.common.sweep import Inputs, Sweep, in_turn
+from experiments.common.train import results, train, trained
 from experiments.datasets.sources import Images
-from jsparse._slots import sparse_parts
 from jsparse._sparse import Learned
 from jsparse._storage.files import write_whole
 from jsparse.optim import Control
@@ -28,27 +28,23 @@ Begin = Callable[[nnx.Module, nnx.Module, int], nnx.Module]
 
 
 class Contestant(NamedTuple):
-    """A network to train.
-
-    Attributes:
-      make: builds it.
-      alpha: of its learned thresholds, if it has some.
-      controls: at most one control of settings during training.
-      revisions: of its stored masks while training, pairs of a pattern and a revision.
-      begin: turns the built model into the one to train.
-      after: name of an earlier contestant, whose trained models `begin` is given.
-      rate: factor of its learning rate; 0 leaves it as `begin` made it.
-      learned_rate: a further factor for what its rules learn: gates, scores, thresholds.
-    """
+    """A network to train."""
 
     make: Callable[[nnx.Rngs], nnx.Module]
     alpha: float = 0.0
+    """Of its learned thresholds, if it has some."""
     controls: tuple[Control, ...] = ()
+    """At most one control of settings during training."""
     revisions: tuple[tuple[str, jsparse.Revision], ...] = ()
+    """Of its stored masks while training, pairs of a pattern and a revision."""
     begin: Begin = lambda new, earlier, seed: new
+    """Turns the built model into the one to train."""
     after: str = ""
+    """Name of an earlier contestant, whose trained models `begin` is given."""
     rate: float = 1.0
+    """Factor of its learning rate; 0 leaves it as `begin` made it."""
     learned_rate: float = 1.0
+    """A further factor for what its rules learn: gates, scores, thresholds."""
 
 
 Results = dict[str, dict[str, list[float]]]
@@ -62,77 +58,63 @@ def compare(
     inputs: Inputs,
     over: Callable[[Callable], Callable],
 ) -> Results:
-    """Train each contestant over all seeds, unless its run folder is complete.
-
-    Args:
-      settings: of the training; `out` is the folder of all runs.
-      contestants: by name.
-      tx: optax transform.
-      images: data.
-      inputs: how images are prepared.
-      over: how the seeds share a program, `side_by_side` or `in_turn`.
+    """Train each contestant over all seeds, unless its run folder in `settings.out` is complete.
 
     Returns:
       For each name, over the seeds: accuracy and density of the last epoch, the best accuracy, and
       the fraction of the channels that are left.
     """
     settings.check_batch(images)
-    race = _Race(settings, contestants, tx, images, inputs, over)
-    return {name: race.run(name) for name in contestants}
+    sweep_of = partial(_sweep, tx=tx, batch=settings.batch, inputs=inputs, over=over)
+    found, out, seeds = {}, Path(settings.out), range(1, settings.seeds + 1)
+    for name, one in contestants.items():
+        run = open_run(out / name, settings, dataset=images.name, contestant=name)
+        if not run.complete:
+            earlier = []
+            if one.after:
+                before = contestants[one.after]
+                earlier = trained(out / one.after, sweep_of(before), seeds, [before.alpha])
+            _train(run, one, sweep_of(one), earlier, settings, images)
+        found[name] = run.final()
+    return found
 
 
-class _Race(NamedTuple):
-    """All that the contestants have in common."""
+def _train(
+    run: Run,
+    one: Contestant,
+    sweep: Sweep,
+    earlier: Sequence[nnx.Module],
+    settings: TrainSettings,
+    images: Images,
+) -> None:
+    """Train a contestant over all seeds and write its results."""
+    seeds = range(settings.seeds)
+    start = lambda: sweep.start([n + 1 for n in seeds], [one.alpha] * settings.seeds)
+    begin = lambda new, n: one.begin(new, earlier[n] if earlier else new, n + 1)
+    state = train(run, sweep, images, start=start, epochs=settings.epochs, begin=begin)
+    models = [sweep.model(state, n) for n in seeds]
+    jsparse.report.save(models[0], run.folder)
+    run.finish(**results(run, seeds), channels=[channels_left(model) for model in models])
 
-    settings: TrainSettings
-    contestants: Mapping[str, Contestant]
-    tx: optax.GradientTransformation
-    images: Images
-    inputs: Inputs
-    over: Callable[[Callable], Callable]
 
-    def run(self, name: str) -> dict[str, list[float]]:
-        """Train one, unless that is done; its results."""
-        contestant, seeds = self.contestants[name], self.settings.seeds
-        folder = Path(self.settings.out) / name
-        run = open_run(folder, self.settings, dataset=self.images.name, contestant=name)
-        if run.complete:
-            return run.final()
-        earlier = self.trained(contestant.after) if contestant.after else []
-
-        def begin(new: nnx.Module, n: int) -> nnx.Module:
-            return contestant.begin(new, earlier[n] if earlier else new, n + 1)
-
-        sweep, start = self.sweep(name)
-        epochs = self.settings.epochs
-        state = train(run, sweep, self.images, start=start, epochs=epochs, begin=begin)
-        models = [sweep.model(state, n) for n in range(seeds)]
-        jsparse.report.save(models[0], run.folder)
-        channels = [channels_left(model) for model in models]
-        run.finish(**results(run, range(seeds)), channels=channels)
-        return run.final()
-
-    def trained(self, name: str) -> list[nnx.Module]:
-        """The models of a contestant that has been trained."""
-        sweep, start = self.sweep(name)
-        _, state = Run(folder=Path(self.settings.out) / name).load(start())
-        return [sweep.model(state, n) for n in range(self.settings.seeds)]
-
-    def sweep(self, name: str) -> tuple[Sweep, Callable[[], Runs]]:
-        """Its runs, and the function that makes their initial models."""
-        one, settings, tx, wrt = self.contestants[name], self.settings, self.tx, nnx.Param
-        if one.rate != 1:
-            tx = optax.chain(tx, optax.scale(one.rate))
-        if one.learned_rate != 1:
-            tx = optax.chain(tx, optax.masked(optax.scale(one.learned_rate), _is_learned))
-        if one.revisions:
-            roles = jsparse.roles(one.make(nnx.Rngs(0)))
-            tx, wrt = jsparse.revise(tx, *one.revisions, roles=roles), (nnx.Param, jsparse.Mask)
-        # side by side, a branch that changes masks now and then would be taken at every step
-        over = in_turn if one.revisions else self.over
-        sweep = Sweep(one.make, tx, settings.batch, over, one.controls, self.inputs, wrt)
-        seeds = range(1, settings.seeds + 1)
-        return sweep, lambda: sweep.start(seeds, [one.alpha] * settings.seeds)
+def _sweep(
+    one: Contestant,
+    tx: optax.GradientTransformation,
+    batch: int,
+    inputs: Inputs,
+    over: Callable[[Callable], Callable],
+) -> Sweep:
+    """The runs of a contestant."""
+    wrt: Any = nnx.Param
+    if one.rate != 1:
+        tx = optax.chain(tx, optax.scale(one.rate))
+    if one.learned_rate != 1:
+        tx = optax.chain(tx, optax.masked(optax.scale(one.learned_rate), _is_learned))
+    if one.revisions:
+        roles = jsparse.roles(one.make(nnx.Rngs(0)))
+        tx, wrt = jsparse.revise(tx, *one.revisions, roles=roles), (nnx.Param, jsparse.Mask)
+        over = in_turn  # side by side, a branch that changes masks would be taken at every step
+    return Sweep(one.make, tx, batch, over, one.controls, inputs, wrt)
 
 
 def _is_learned(params: Any) -> Any:
@@ -147,14 +129,11 @@ def channels_left(model: nnx.Module) -> float:
     Only these need be computed with; a channel counts once as an output of its own layer and once
     as an input of the next.
     """
-    left = total = 0
-    for part in sparse_parts(model).values():
-        mask = np.asarray(part.read_final_mask())
-        role = part.rule.role
-        for axes in (role.output_axes(mask.ndim), role.input_axes(mask.ndim)):
-            alive = mask.any(axis=tuple(a for a in range(mask.ndim) if a not in axes))
-            left, total = left + int(alive.sum()), total + alive.size
-    return left / total if total else 1.0
+    held = jsparse.hold(model)  # gates are between 0 and 1
+    rows = jsparse.report.structure(jsparse.masks(held), jsparse.roles(held)).rows.values()
+    found = [row[kind] for row in rows for kind in ("filters", "channels")]
+    total = sum(one.units for one in found)
+    return sum(one.units - one.empty for one in found) / total if total else 1.0
 
 
 def tradeoff(
@@ -181,6 +160,12 @@ def tradeoff(
     level = 100 * float(np.mean(found["dense"]["accuracy"]))
     draw(drawn, out / "tradeoff.png", "left [%]", "test accuracy [%]", level=level)
     show_pages(found, out, out / "tradeoff.png")
+
+
+def logged(out: Path) -> list[str]:
+    """The folders below one that hold a complete run with a log, in order."""
+    folders = (path.parent for path in out.rglob("final.json"))
+    return sorted(str(f.relative_to(out)) for f in folders if (f / "log.jsonl").is_file())
 
 
 def show_pages(names: Iterable[str], out: Path, *pictures: Path, tables: str = "") -> None:

@@ -49,10 +49,10 @@ class DataParallel:
         devices = jax.device_count()
         mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
         self._whole, self._split = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
-        self._make = make
         shape = nnx.eval_shape(lambda: make(0))
         self.graphdef = nnx.split(shape)[0]
-        self.layers = {name: mask.size for name, mask in _masks_of(shape.model).items()}
+        masks = nnx.eval_shape(jsparse.masks, shape.model)
+        self.layers = {name: mask.size for name, mask in masks.items()}
         self._start = jax.jit(
             lambda seed: nnx.state(make(seed)), static_argnums=0, out_shardings=self._whole
         )
@@ -91,10 +91,8 @@ class DataParallel:
         return model
 
     def _put(self, batch: Batch) -> tuple[Array, Array]:
-        images, labels = (
-            jax.make_array_from_process_local_data(self._split, part) for part in batch
-        )
-        return images, labels
+        put = jax.make_array_from_process_local_data
+        return put(self._split, batch.images), put(self._split, batch.labels)
 
     def _one_step(self, state: Any, images: Array, labels: Array) -> tuple[Any, Array]:
         both = nnx.merge(self.graphdef, state)
@@ -121,29 +119,17 @@ class DataParallel:
     def _count_kept(self, state: Any) -> Array:
         model = nnx.merge(self.graphdef, state).model
         model.eval()
-        masks = _masks_of(model).values()
+        masks = jsparse.masks(model).values()
         return jnp.stack([mask.mean() for mask in masks]) if masks else jnp.zeros(0)
 
 
 def likelier(logits: Array, labels: Array) -> Array:
-    """How many classes come before the label's, [n]; of equal ones the first counts as likelier.
+    """How many classes come before the label's, [n], by logits [n, classes].
 
-    So a network that gives all classes the same logit, or nan, does not count as right.
-
-    Args:
-      logits: [n, classes].
-      labels: [n].
+    Of equal ones the first counts as likelier, and nan as likelier than any, so a network that
+    gives all classes the same logit, or nan, does not count as right.
     """
     classes = jnp.arange(logits.shape[1])[None, :]
     own = jnp.take_along_axis(logits, labels[:, None], axis=1)
     ahead = jnp.where(classes < labels[:, None], ~(logits < own), ~(logits <= own))
     return jnp.sum(ahead, axis=1)
-
-
-def _masks_of(model: nnx.Module) -> dict[str, Array]:
-    return nnx.eval_shape(jsparse.masks, model) if _abstract(model) else jsparse.masks(model)
-
-
-def _abstract(model: nnx.Module) -> bool:
-    leaves = jax.tree.leaves(nnx.state(model))
-    return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)

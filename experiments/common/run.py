@@ -42,11 +42,7 @@ class Run:
         return (self.folder / "final.json").is_file()
 
     def final(self) -> dict[str, Any]:
-        """The numbers given to `finish`.
-
-        Raises:
-            FileNotFoundError: The run is not complete.
-        """
+        """The numbers given to `finish`; a FileNotFoundError if the run is not complete."""
         if not self.complete:
             raise FileNotFoundError(f"{self.folder} has no final.json: the run is not complete")
         return json.loads((self.folder / "final.json").read_text())
@@ -60,22 +56,18 @@ class Run:
         add_line(self.folder / "log.jsonl", _json({"step": int(step), **numbers}))
 
     def rows(self) -> list[dict[str, Any]]:
-        """The logged lines, oldest first; a torn last line is left out.
-
-        Raises:
-            ValueError: A line other than the last is damaged.
-        """
+        """The logged lines, oldest first, without a torn last one; others raise a ValueError."""
         path = self.folder / "log.jsonl"
         if not path.is_file():
             return []
         lines = path.read_bytes().split(b"\n")
         rows = []
-        for index, line in enumerate(lines[:-1]):  # what follows the last line end was torn
+        for number, line in enumerate(lines[:-1], 1):  # what follows the last line end was torn
             try:
                 rows.append(json.loads(line))
             except ValueError as error:
                 raise ValueError(
-                    f"{path}, line {index + 1} is not JSON ({line[:40]!r}); delete this line, or "
+                    f"{path}, line {number} is not JSON ({line[:40]!r}); delete this line, or "
                     "delete the folder and run again"
                 ) from error
         return rows
@@ -86,24 +78,14 @@ class Run:
         return jsparse.Checkpoints(self.folder / "checkpoints")
 
     def save(self, step: int, tree: Any) -> None:
-        """Save a state, whole or not at all: modules, arrays, typed keys and numbers in a tree.
-
-        Args:
-            step: Steps or epochs done.
-            tree: The state.
-        """
+        """Save a state, whole or not at all: modules, arrays, typed keys and numbers in a tree."""
         self.checkpoints.save(step, tree)
 
     def load(self, tree: Any) -> tuple[int, Any]:
         """The newest valid checkpoint, or `(0, tree)` if nothing was saved.
 
-        Rows logged after it are dropped, so no step is logged twice.
-
-        Args:
-            tree: The state at the start; gives structure, shapes, dtypes and devices.
-
-        Returns:
-            The step it was saved at, and `tree` with the stored leaves.
+        `tree` gives structure, shapes, dtypes and devices. Rows logged after the checkpoint are
+        dropped, so no step is logged twice.
 
         Raises:
             CorruptCheckpoint: There are checkpoints and all are damaged.
@@ -208,12 +190,9 @@ def _compare(old: dict[str, Any], held: dict[str, Any], free: dict[str, Any], fo
 def check_finite(
     value: Any, step: int, densities: Mapping[str, Any], run: Run, name: str = "the loss"
 ) -> None:
-    """Stops a run whose loss, or another named value, is no longer finite.
+    """Stops a run (`Diverged`) whose loss, or another named value, is no longer finite.
 
     Call it before `Run.save`, so that only good states are saved.
-
-    Raises:
-        Diverged: `value` is nan or infinite.
     """
     if math.isfinite(value):
         return

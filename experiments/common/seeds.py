@@ -6,7 +6,7 @@ themselves, and `SeedTraining` trains all of them with one compiled epoch, whate
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,7 @@ import optax
 from flax import nnx
 from jax import Array
 
-import jsparse
-from experiments.common.sweep import PIXELS, Inputs, side_by_side
+from experiments.common.sweep import PIXELS, judge, side_by_side, to_float
 from experiments.datasets.sources import Images
 from jsparse.prune._choice import Selector
 
@@ -25,28 +24,24 @@ class Seeds(nnx.Module):
     """Networks side by side: seed0, seed1, ...; they share nothing."""
 
     def __init__(self, networks: Sequence[nnx.Module]):
+        self.count = len(networks)
         for n, network in enumerate(networks):
             setattr(self, f"seed{n}", network)
 
 
-def build(make: Callable[[nnx.Rngs], nnx.Module], seeds: int, first: int = 1) -> Seeds:
-    """A network for each seed: first, first + 1, ..."""
-    return Seeds([make(nnx.Rngs(first + n)) for n in range(seeds)])
+def build(make: Callable[[nnx.Rngs], nnx.Module], seeds: int) -> Seeds:
+    """A network for each seed: 1, 2, ..."""
+    return Seeds([make(nnx.Rngs(n + 1)) for n in range(seeds)])
 
 
 def networks(model: Seeds) -> list[nnx.Module]:
     """Those of a `Seeds`, in order."""
-    names = [name for name in vars(model) if name.startswith("seed")]
-    return [getattr(model, name) for name in sorted(names, key=lambda name: int(name[4:]))]
+    return [getattr(model, f"seed{n}") for n in range(model.count)]
 
 
 @dataclasses.dataclass(frozen=True)
 class per_seed:
-    """A choice made separately in each network.
-
-    Args:
-      choose: such as `jsparse.prune.globally`.
-    """
+    """A choice, such as `jsparse.prune.globally`, made separately in each network."""
 
     choose: Selector
 
@@ -60,36 +55,20 @@ class per_seed:
         return {name: kept[name] for name in scores}
 
 
-class _Run(NamedTuple):
-    """One seed's part of an epoch: its variables, the rate of each step, the samples of each."""
-
-    params: Any
-    rest: Any
-    rates: Array
-    order: Array
-
-
 class SeedTraining:
     """Trains a `Seeds` by plain SGD, as the rounds of a pruning method need it.
 
     The networks have no batch statistics. One program serves all methods and rounds: learning rates
-    and orders of samples are its inputs.
-
-    Args:
-      images: data.
-      batch: samples per step; the incomplete last one is dropped.
-      inputs: how images are prepared.
-      over: how the epoch of one run becomes that of all.
+    and orders of samples are its inputs. The incomplete last batch is dropped.
     """
 
     def __init__(
         self,
         images: Images,
         batch: int,
-        inputs: Inputs = PIXELS,
         over: Callable[[Callable], Callable] = side_by_side,
     ):
-        self.batch, self.inputs = batch, inputs
+        self.batch = batch
         self.x, self.y = jnp.asarray(images.train_x), jnp.asarray(images.train_y)
         self.steps = len(self.x) // batch
         self.graphdef: Any = None
@@ -120,13 +99,12 @@ class SeedTraining:
 
     def epoch(self, params: Any, rest: Any, rates: Array, order: Array) -> tuple[Any, np.ndarray]:
         """One pass: learning rates [seeds, steps], order [seeds, steps, batch]; and mean losses."""
-        params, losses = self._epoch(_Run(params, rest, rates, order), self.x, self.y)
+        params, losses = self._epoch((params, rest, rates, order), self.x, self.y)
         return params, np.asarray(losses)
 
     def judge(self, params: Any, rest: Any, x: Array, y: Array) -> tuple[np.ndarray, np.ndarray]:
         """Accuracy and mean loss of each seed."""
-        none = jnp.zeros((jax.tree.leaves(params)[0].shape[0], 0))
-        right, loss = self._judge(_Run(params, rest, none, none), jnp.asarray(x), jnp.asarray(y))
+        right, loss = self._judge((params, rest), jnp.asarray(x), jnp.asarray(y))
         return np.asarray(right), np.asarray(loss)
 
     def put(self, model: Seeds, params: Any) -> Seeds:
@@ -139,31 +117,21 @@ class SeedTraining:
         """Fraction right of each seed."""
         return self.judge(*self.start(model), x, y)[0].tolist()
 
-    def _one_epoch(self, run: _Run, x: Array, y: Array) -> tuple[Any, Array]:
+    def _one_epoch(self, run: tuple, x: Array, y: Array) -> tuple[Any, Array]:
+        params, rest, rates, order = run
+
         def step(params: Any, at: tuple[Array, Array]) -> tuple[Any, Array]:
             rate, index = at
-            key = jax.random.key(0)  # of augmentations, which these experiments have not
 
             def loss_of(params: Any) -> Array:
-                model = nnx.merge(self.graphdef, params, run.rest)
-                logits = model(self.inputs.train(key, x[index]))
+                logits = nnx.merge(self.graphdef, params, rest)(to_float(x[index]))
                 return optax.softmax_cross_entropy_with_integer_labels(logits, y[index]).mean()
 
             loss, grads = jax.value_and_grad(loss_of)(params)
             return jax.tree.map(lambda p, g: p - rate * g, params, grads), loss
 
-        params, losses = jax.lax.scan(step, run.params, (run.rates, run.order))
+        params, losses = jax.lax.scan(step, params, (rates, order))
         return params, losses.mean()
 
-    def _one_judged(self, run: _Run, x: Array, y: Array) -> tuple[Array, Array]:
-        model = jsparse.fold(nnx.merge(self.graphdef, run.params, run.rest))
-        size = next(n for n in range(min(500, len(x)), 0, -1) if len(x) % n == 0)
-
-        def part(at: tuple[Array, Array]) -> tuple[Array, Array]:
-            logits = model(self.inputs.test(at[0]))
-            loss = optax.softmax_cross_entropy_with_integer_labels(logits, at[1])
-            return (logits.argmax(-1) == at[1]).sum(), loss.sum()
-
-        parts = (x.reshape(-1, size, *x.shape[1:]), y.reshape(-1, size))
-        right, loss = jax.lax.map(part, parts)
-        return right.sum() / len(x), loss.sum() / len(x)
+    def _one_judged(self, run: tuple, x: Array, y: Array) -> tuple[Array, Array]:
+        return judge(nnx.merge(self.graphdef, *run), PIXELS, x, y)

@@ -1,7 +1,6 @@
 """The settings of experiments, their JSON form, and the machine of a run."""
 
 import dataclasses
-import enum
 import math
 import subprocess
 import sys
@@ -45,11 +44,7 @@ class RunSettings:
         return dataclasses.replace(self, out=str(out)), out
 
     def check_positive(self, *names: str) -> None:
-        """Refuse numbers below 1.
-
-        Raises:
-          ValueError: a setting with one of these names is below 1.
-        """
+        """Refuse settings of these names that are below 1."""
         for name in names:
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} got {getattr(self, name)}; give 1 or more")
@@ -66,11 +61,7 @@ class ArmSettings(RunSettings):
     """One seed, two arms."""
 
     def check_arms(self, known: Iterable[str]) -> None:
-        """Refuse unknown arms.
-
-        Raises:
-          ValueError: none is given, or one that is not known.
-        """
+        """Refuse unknown arms, and none."""
         if not self.arms or not set(self.arms) <= set(known):
             raise ValueError(f"--arms got {self.arms}; give some of {', '.join(known)}")
 
@@ -99,20 +90,12 @@ class TrainSettings(RunSettings):
         return f"{counted(self.epochs, 'epoch')}, {counted(self.seeds, 'seed')}"
 
     def check_densities(self, densities: Sequence[float]) -> None:
-        """Refuse densities at which nothing, or everything, would be left.
-
-        Raises:
-          ValueError: there are none, or one is not in (0, 1).
-        """
+        """Refuse densities at which nothing, or everything, would be left, and none."""
         if not densities or not all(0 < d < 1 for d in densities):
             raise ValueError(f"--densities are fractions in (0, 1), got {densities}")
 
     def check_batch(self, images: Images) -> None:
-        """Refuse a batch larger than the training set.
-
-        Raises:
-          ValueError: it is.
-        """
+        """Refuse a batch larger than the training set."""
         if self.batch > len(images.train_x):
             raise ValueError(
                 f"--batch got {self.batch}; give at most the {len(images.train_x)} training "
@@ -128,11 +111,7 @@ class ImageSettings(TrainSettings):
     """Number of training images to use, the first ones."""
 
     def images(self, load: Callable[[str], Images]) -> Images:
-        """The first training images, at least a batch, and all test images.
-
-        Raises:
-          ValueError: fewer are wanted, or there.
-        """
+        """The first training images, of which a batch is needed, and all test images."""
         images = first_samples(load(self.data), self.samples)
         self.check_batch(images)
         return images
@@ -202,28 +181,17 @@ def learning_rate(settings: StudySettings, samples: int) -> optax.Schedule:
 
 
 def plain(value: Any, name: str) -> Any:
-    """`value` in a form that JSON preserves.
-
-    Raises:
-        TypeError: It holds something other than numbers, texts, arrays, paths, classes and
-          functions.
-    """
-    if isinstance(value, enum.Enum):
-        return value.name
-    if value is None or isinstance(value, str | bool):
+    """`value` in a form that JSON preserves; a TypeError that names it if there is none."""
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        return np.asarray(value).tolist()
+    if value is None or isinstance(value, str | bool | int | float):
         return value
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        return float(value)
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):
         return {str(key): plain(item, f"{name}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item, f"{name}[{index}]") for index, item in enumerate(value)]
-    if isinstance(value, np.ndarray | np.generic | jax.Array):
-        return np.asarray(value).tolist()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         return {"class": type(value).__qualname__, **plain(fields, name)}
@@ -238,10 +206,8 @@ def plain(value: Any, name: str) -> Any:
 def flatten(settings: Any, prefix: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
     """The settings by dotted name: fixed ones, and those marked `metadata={"free": True}`.
 
-    A dataclass inside is opened, and its class counts as a setting.
-
-    Raises:
-        TypeError: `settings` is not an instance of a dataclass.
+    A dataclass inside is opened, and its class counts as a setting. Anything but an instance of a
+    dataclass is a TypeError.
     """
     if not dataclasses.is_dataclass(settings) or isinstance(settings, type):
         raise TypeError(f"settings is a {type(settings).__name__}; give an instance of a dataclass")
@@ -254,34 +220,18 @@ def flatten(settings: Any, prefix: str = "") -> tuple[dict[str, Any], dict[str, 
             inner = {name: type(value).__qualname__, **inner}
         else:
             inner, loose = {name: plain(value, name)}, {}
-        if field.metadata.get("free", False):
-            free |= {**inner, **loose}
-        else:
-            held |= inner
-            free |= loose
+        (free if field.metadata.get("free", False) else held).update(inner)
+        free |= loose
     return held, free
 
 
 def environment() -> dict[str, Any]:
-    """Versions, devices and the commit of a run."""
-    return {
-        **versions(),
-        "devices": jax.device_count(),
-        "commit": _commit(),
-    }
-
-
-def _commit() -> str:
-    """The commit of this checkout, with `-dirty` where files were changed."""
+    """Versions, devices and the commit of a run, with `-dirty` where files were changed."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        return subprocess.run(
-            command,
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        ).stdout.strip()
+        commit = subprocess.check_output(
+            command, cwd=Path(__file__).parent, stderr=subprocess.DEVNULL, text=True, timeout=20
+        ).strip()
     except (OSError, subprocess.SubprocessError):
-        return "unknown"
+        commit = "unknown"
+    return {**versions(), "devices": jax.device_count(), "commit": commit}

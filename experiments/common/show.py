@@ -162,20 +162,15 @@ def duration(seconds: float) -> str:
 class Epochs:
     """Counts epochs `first + 1 .. last` and shows their progress.
 
-    A bar (tqdm) where stderr is a terminal, else one line for each epoch. As soon as an epoch is
-    measured, a line estimates the total time.
-
-    Args:
-        first: Epochs already done, the step that `Run.load` returned.
-        last: Epochs wanted.
-        name: What is being trained, shown in front.
-        unit: The name of an epoch.
+    A bar (tqdm) where stderr is a terminal, else one line for each epoch. As soon as something is
+    measured, a line estimates the time that is left. `name` is shown in front, `unit` is the name
+    of an epoch.
     """
 
     def __init__(self, first: int, last: int, name: str = "epoch", unit: str = "epoch"):
         self._first, self._last, self._name, self._unit = first, last, name, unit
         self._epoch, self._start = first + 1, time.perf_counter()
-        self._mark: tuple[float, int] | None = None
+        self._mark: tuple[float, float] | None = None
         self._told = False
         self._bar: Any = None
         if sys.stderr.isatty():
@@ -193,13 +188,17 @@ class Epochs:
 
     def within(self, done: int, steps: int) -> None:
         """Show that some of the steps of the epoch in progress are done."""
-        now = time.perf_counter()
-        self._move(self._epoch - 1 + done / steps)
+        now, place = time.perf_counter(), self._epoch - 1 + done / steps
+        if self._bar is not None:
+            self._bar.n = place
+            self._bar.refresh()
         if self._mark is None:
-            self._mark = now, done  # earlier steps included compiling
-        elif not self._told and done > self._mark[1]:
-            left = steps * (self._last - self._epoch + 1) - done
-            self._tell((now - self._mark[0]) / (done - self._mark[1]) * left)
+            self._mark = now, place  # what came before included compiling
+        elif not self._told and place > self._mark[1]:
+            self._told = True
+            left = (now - self._mark[0]) / (place - self._mark[1]) * (self._last - place)
+            if left >= 1:
+                self._say(f"{self._name}: about {duration(left)} left")
 
     def show(self, **numbers: Any) -> float:
         """Show numbers of the epoch in progress, fractions in percent; the seconds it took so far.
@@ -207,28 +206,16 @@ class Epochs:
         `accuracy` and `density` are fractions.
         """
         seconds = time.perf_counter() - self._start
-        if not self._told and self._epoch == self._first + 2:  # the first included compiling
-            self._tell(seconds * (self._last - self._epoch))
+        self.within(1, 1)
         forms = {"accuracy": ".2%", "density": ".2%"}
         shown = [f"{name} {float(one):{forms.get(name, '.3f')}}" for name, one in numbers.items()]
         text = "  ".join([*shown, f"{seconds:.1f} s/{self._unit}"])
         if self._bar is not None:
             self._bar.set_postfix_str(text)
-            self._move(self._epoch)
         else:
             width = len(str(self._last))
             self._say(f"{self._name} {self._epoch:{width}d}/{self._last}  {text}")
         return seconds
-
-    def _move(self, place: float) -> None:
-        if self._bar is not None:
-            self._bar.n = place
-            self._bar.refresh()
-
-    def _tell(self, seconds: float) -> None:
-        self._told = True
-        if seconds >= 1:
-            self._say(f"{self._name}: about {duration(seconds)} left")
 
     def _say(self, line: str) -> None:
         if self._bar is not None:

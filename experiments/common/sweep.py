@@ -3,7 +3,6 @@
 Every array has a leading axis of runs; an epoch is a few compiled loops inside a `vmap` over the
 runs, with the data on the device. Each run shuffles the data with its own key. Where a layer has no
 fast batched form on the CPU (convolutions, recurrences) the runs of the same program take turns.
-Several devices divide the runs among themselves.
 """
 
 import itertools
@@ -32,23 +31,14 @@ PARTS = 10
 
 
 class Runs(NamedTuple):
-    """The state of all runs; each leaf is [runs, ...].
+    """The state of all runs; each leaf is [runs, ...]."""
 
-    Attributes:
-      params: what `tx` trains.
-      rest: all other variables: alphas, masks, batch statistics.
-      optimizer: the optax state.
-      memory: of the control, zeros where there is none.
-      step: train steps done.
-      key: shuffles the data and prepares them.
-    """
-
-    params: Any
-    rest: Any
+    params: Any  # what `tx` trains
+    rest: Any  # all other variables: alphas, masks, batch statistics
     optimizer: Any
-    memory: Array
-    step: Array
-    key: Array
+    memory: Array  # of the control, zeros where there is none
+    step: Array  # train steps done
+    key: Array  # shuffles the data and prepares them
 
 
 def to_float(images: Array) -> Array:
@@ -57,12 +47,7 @@ def to_float(images: Array) -> Array:
 
 
 class Inputs(NamedTuple):
-    """How uint8 images [n, ...] become the model's input; both run inside jit.
-
-    Attributes:
-      train: from a key, new at each step, and a batch.
-      test: from a batch alone.
-    """
+    """How uint8 images [n, ...] become the model's input; the key is new at each step."""
 
     train: Callable[[Array, Array], Array] = lambda key, images: to_float(images)
     test: Callable[[Array], Array] = to_float
@@ -80,22 +65,17 @@ def standardized(images: Images, augment: Callable[[Array, Array], Array] | None
 
 
 def shown(n: Any, before: Any) -> Any:
-    """Whether densities are measured at step n of an epoch: every 20th, and the run's first 100.
+    """Whether densities are measured at step n of an epoch, from 0, with `before` steps before it.
 
-    Args:
-      n: step within the epoch, from 0.
-      before: steps done before the epoch.
+    They are at every 20th, and in the run's first 100.
     """
     return (n % EVERY == 0) | (before + n < 100)
 
 
 class Trace(NamedTuple):
-    """The measurements of an epoch, [runs, steps, ...].
+    """The loss of the task, [runs, steps], and each layer's density, [runs, steps, layers].
 
-    Attributes:
-      loss: of the task alone.
-      density: of each sparse layer, [runs, steps, layers]; measured at the steps for which
-        `shown` is true, and repeated until the next of them.
+    Densities are measured where `shown` is true, and repeated until the next such step.
     """
 
     loss: np.ndarray
@@ -120,10 +100,8 @@ def turns_on_cpu() -> Callable[[Callable], Callable]:
 def over_devices(over: Callable[[Callable], Callable]) -> Callable[[Callable], Callable]:
     """The runs split over the devices, which do not communicate.
 
-    If the runs cannot be divided evenly, the last run is repeated on the remaining devices.
-
-    Args:
-      over: how the runs of a device share it, `side_by_side` or `in_turn`.
+    Those of one device share it by `over`, `side_by_side` or `in_turn`. If the runs cannot be
+    divided evenly, the last run is repeated on the remaining devices.
     """
 
     def split(epoch: Callable) -> Callable:
@@ -153,13 +131,12 @@ class Sweep:
     The model is in train mode for the loss and in eval mode for accuracy and density.
 
     Args:
-      make: builds the model from `nnx.Rngs`.
+      make: builds the model.
       tx: optax transform.
       batch: samples per step.
-      over: how the epoch of one run becomes that of all: `side_by_side`, `in_turn` or
-        `over_devices`.
+      over: how the epoch of one run becomes that of all: `side_by_side`, `in_turn`, `over_devices`.
       controls: at most one control, such as `jsparse.TargetDensity`.
-      inputs: how images are prepared; by default pixels become [0, 1].
+      inputs: how images are prepared.
       wrt: which variables `tx` trains; (nnx.Param, jsparse.Mask) for `jsparse.revise`.
     """
 
@@ -184,7 +161,7 @@ class Sweep:
         self.name = f"{type(model).__name__} ({count:,} parameters, {sparse})"
         self._planned = jax.jit(jax.vmap(self._plan, in_axes=(0, None)), static_argnums=1)
         self._part = jax.jit(over(self._one_part), donate_argnums=0)
-        self._accuracy = jax.jit(over(self._one_accuracy))
+        self._accuracy = jax.jit(over(lambda run, x, y: judge(self._tested(run), inputs, x, y)[0]))
         self._largest = jax.jit(jax.vmap(_largest))
         self._density = jax.jit(jax.vmap(lambda run: _densities(self._tested(run))))
 
@@ -197,12 +174,12 @@ class Sweep:
                 part.alpha[...] = jnp.full_like(part.alpha[...], alpha)
             memory = [control.init(model) for control in self.controls] or [jnp.zeros(())]
             _, params, rest = nnx.split(model, self.wrt, ...)
-            shuffle = jax.random.fold_in(key, 1)
             optimizer = self.tx.init(params)
             if isinstance(optimizer, Revised):  # random mask changes differ between runs
                 seed = jax.random.randint(jax.random.fold_in(key, 2), (), 0, 2**31 - 1)
                 optimizer = optimizer._replace(seed=seed)
-            return Runs(params, rest, optimizer, memory[0], jnp.zeros((), int), shuffle)
+            key = jax.random.fold_in(key, 1)
+            return Runs(params, rest, optimizer, memory[0], jnp.zeros((), int), key)
 
         keys = jax.vmap(jax.random.key)(jnp.array(seeds))
         return jax.jit(jax.vmap(one))(keys, jnp.array(alphas))
@@ -212,21 +189,19 @@ class Sweep:
     ) -> tuple[Runs, Trace]:
         """One pass over the data, uint8 images x [n, ...] and labels y [n]; `runs` is used up.
 
-        It runs in several parts; after each, `tell` receives the steps done and those of the whole
-        epoch.
+        After each of its parts, `tell` receives the steps done and those of the whole epoch.
         """
         count, steps = len(runs.step), len(x) // self.batch
         before = runs.step.min()
         runs, plan = self._planned(runs, len(x))
         trace = jnp.zeros((count, steps)), jnp.zeros((count, steps, len(self.layers)))
         at = (runs, plan, trace)
-        for first, last in itertools.pairwise(
-            np.linspace(0, steps, min(PARTS, steps) + 1, dtype=int)
-        ):
+        ends = np.linspace(0, steps, min(PARTS, steps) + 1, dtype=int)
+        for first, last in itertools.pairwise(ends):
             at = jax.block_until_ready(self._part(at, x, (y, before, first, last)))
             tell(int(last), steps)
-        runs, _, (loss, density) = at
-        return runs, Trace(np.asarray(loss), np.asarray(density))
+        runs, _, measured = at
+        return runs, Trace(*map(np.asarray, measured))
 
     def accuracy(self, runs: Runs, x: Array, y: Array) -> np.ndarray:
         """Fraction right of each run, [runs]."""
@@ -242,8 +217,7 @@ class Sweep:
 
     def changed(self, runs: Runs, change: Callable[[nnx.Module, int], nnx.Module]) -> Runs:
         """The runs with `change(model, run)` for each model; optimizer and steps as they were."""
-        count = len(runs.step)
-        models = [change(self.model(runs, run), run) for run in range(count)]
+        models = [change(self.model(runs, run), run) for run in range(len(runs.step))]
         states = [nnx.split(model, self.wrt, ...)[1:] for model in models]
         params, rest = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
         return runs._replace(params=params, rest=rest)
@@ -254,11 +228,9 @@ class Sweep:
 
     def total(self, densities: np.ndarray) -> np.ndarray:
         """Density over all layers: [..., layers] -> [...]; 1 for a dense model."""
-        return (
-            densities @ self.sizes / self.sizes.sum()
-            if self.layers
-            else np.ones(densities.shape[:-1])
-        )
+        if not self.layers:
+            return np.ones(densities.shape[:-1])
+        return densities @ self.sizes / self.sizes.sum()
 
     def _trained(self, params: Any, rest: Any) -> nnx.Module:
         model = nnx.merge(self.graphdef, params, rest)
@@ -313,14 +285,19 @@ class Sweep:
         _, params, rest = nnx.split(model, self.wrt, ...)
         return Runs(params, rest, optimizer, memory, runs.step + 1, runs.key), task
 
-    def _one_accuracy(self, runs: Runs, x: Array, y: Array) -> Array:
-        model = jsparse.fold(self._tested(runs))
-        size = next(n for n in range(min(500, len(x)), 0, -1) if len(x) % n == 0)
-        right = jax.lax.map(
-            lambda part: (model(self.inputs.test(part[0])).argmax(-1) == part[1]).sum(),
-            (x.reshape(-1, size, *x.shape[1:]), y.reshape(-1, size)),
-        )
-        return right.sum() / len(x)
+
+def judge(model: Any, inputs: Inputs, x: Array, y: Array) -> tuple[Array, Array]:
+    """Fraction right and mean loss of a model on images [n, ...] and labels [n], both []."""
+    model = jsparse.fold(model)
+    size = next(n for n in range(min(500, len(x)), 0, -1) if len(x) % n == 0)
+
+    def one(part: tuple[Array, Array]) -> tuple[Array, Array]:
+        logits = model(inputs.test(part[0]))
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, part[1])
+        return (logits.argmax(-1) == part[1]).sum(), loss.sum()
+
+    right, loss = jax.lax.map(one, (x.reshape(-1, size, *x.shape[1:]), y.reshape(-1, size)))
+    return right.sum() / len(x), loss.sum() / len(x)
 
 
 def updated(tx: Any, gradients: Any, state: Any, params: Any) -> tuple[Any, Any]:

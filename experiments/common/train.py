@@ -7,7 +7,7 @@ the same seeds; a table compares the last epoch with the published figures.
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from flax import nnx
 import jsparse
 from experiments.common.run import Run, check_finite, open_run
 from experiments.common.settings import StudySettings
-from experiments.common.show import Epochs, draw, header, mean_std, table
+from experiments.common.show import Epochs, draw, header, percent, table
 from experiments.common.sweep import PIXELS, Inputs, Runs, Sweep, Trace, shown
 from experiments.datasets.sources import Images
 
@@ -116,38 +116,31 @@ def describe(run: Run, sweep: Sweep, state: Runs, images: Images) -> None:
     """
     model = sweep.model(state, 0)
     x = sweep.inputs.test(jnp.asarray(images.test_x[:TIMED]))
-    folded = jsparse.fold(model)
-    forms = {"folded": folded}
+    forms = {"folded": jsparse.fold(model)}
     if sweep.layers:
-        forms["shrunk"] = jsparse.shrink(folded, x)[0]
-    jsparse.report.save(model, run.folder, x, forms=forms)
-    if sweep.layers:
+        forms["shrunk"] = jsparse.shrink(forms["folded"], x)[0]
         first = run.rows()[0]
-        early = np.array(
-            [line for step, line in zip(first["steps"], first["trace"], strict=True) if step < 100]
-        )
-        curves = {
-            name: (range(len(early)), 100 * early[:, n]) for n, name in enumerate(sweep.layers)
-        }
+        steps = [step for step in first["steps"] if step < 100]
+        early = 100 * np.array(first["trace"][: len(steps)])
+        curves = {name: (range(len(steps)), early[:, n]) for n, name in enumerate(sweep.layers)}
         draw({"the first steps": curves}, run.folder / "first_steps.png", "step", "density [%]")
+    jsparse.report.save(model, run.folder, x, forms=forms)
     jsparse.report.page(run.folder)
 
 
 def results(run: Run, runs: Sequence[int]) -> dict[str, list[float]]:
     """Of the runs named by index: accuracy and density of the last epoch, and the best accuracy."""
-    rows = run.rows()
-    accuracy = np.array([row["accuracy"] for row in rows])[:, list(runs)]
-    density = np.array([row["density"] for row in rows])[:, list(runs)]
+    rows, which = run.rows(), list(runs)
+    accuracy = np.array([row["accuracy"] for row in rows])[:, which]
     return {
         "accuracy": accuracy[-1].tolist(),
-        "density": density[-1].tolist(),
+        "density": np.array(rows[-1]["density"])[which].tolist(),
         "best": accuracy.max(axis=0).tolist(),
-        "layers": np.array(rows[-1]["layers"])[list(runs)].mean(axis=0).tolist(),
+        "layers": np.array(rows[-1]["layers"])[which].mean(axis=0).tolist(),
     }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Published:
+class Published(NamedTuple):
     """A row of the paper's table, in percent."""
 
     dense: str
@@ -168,14 +161,10 @@ def study(
     """Train, plot and print.
 
     Args:
-      settings: of the study.
       make: the dense network.
       pattern: of the paths of the weights that become sparse.
-      tx: optax transform.
-      images: data.
       published: the paper's figures, of one dense network; may be empty.
       over: how runs share a program: `side_by_side`, `in_turn` or `over_devices`.
-      inputs: how images are prepared.
 
     Returns:
       Over the seeds, of each alpha (in "%g" format) and of "dense", where it was trained: accuracy
@@ -236,17 +225,16 @@ def sweeps(
 
 def trained(
     folder: Path, sweep: Sweep, seeds: Sequence[int], alphas: Sequence[float]
-) -> nnx.Module:
-    """The first model of a run folder of `study`, which trained these seeds of each alpha.
+) -> list[nnx.Module]:
+    """The models of a run folder in which these seeds of each alpha were trained.
 
     Raises:
       FileNotFoundError: the run is not complete.
     """
     run = Run(folder=folder)
     run.final()
-    pairs = _pairs(seeds, alphas)
-    _, state, _ = run.checkpoints.restore(sweep.start(*pairs))
-    return sweep.model(state, 0)
+    _, state, _ = run.checkpoints.restore(sweep.start(*_pairs(seeds, alphas)))
+    return [sweep.model(state, n) for n in range(len(state.step))]
 
 
 def _pairs(seeds: Sequence[int], alphas: Sequence[float]) -> tuple[list[int], list[float]]:
@@ -256,12 +244,10 @@ def _pairs(seeds: Sequence[int], alphas: Sequence[float]) -> tuple[list[int], li
 
 def _speed(dense: Run, sparse: Run, alphas: int) -> str:
     """How long epochs took: the median without the first, which compiles."""
-    dense_rows, sparse_rows = (run.rows()[1:] for run in (dense, sparse))
-    if not (dense_rows and sparse_rows):
+    seconds = [[row["seconds"] for row in run.rows()[1:]] for run in (dense, sparse)]
+    if not all(seconds):
         return "\nthe time of an epoch is known from the second one on"
-    dense_s, sparse_s = (
-        float(np.median([row["seconds"] for row in rows])) for rows in (dense_rows, sparse_rows)
-    )
+    dense_s, sparse_s = (float(np.median(some)) for some in seconds)
     sparse_s /= alphas
     return (
         f"\nan epoch took {dense_s:.2f} s dense and {sparse_s:.2f} s sparse"
@@ -294,9 +280,5 @@ def finish(
 
 
 def _line(source: str, what: str, numbers: dict) -> list[str]:
-    percent = {
-        name: [100 * value for value in numbers[name]] for name in ("density", "accuracy", "best")
-    }
-    sparse = min(numbers["density"]) < 1
-    density = mean_std(percent["density"]) if sparse else ""
-    return [source, what, density, mean_std(percent["accuracy"]), mean_std(percent["best"])]
+    density = percent(numbers["density"]) if min(numbers["density"]) < 1 else ""
+    return [source, what, density, percent(numbers["accuracy"]), percent(numbers["best"])]

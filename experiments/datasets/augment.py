@@ -20,9 +20,6 @@ def pad_crop_flip(key: Array, images: Array, pad: int = 4) -> Array:
         images: float `[n, h, w, c]`; standardized ones get their mean around them.
         pad: Zeros on each side; the (2 pad + 1)^2 crops are equally likely.
 
-    Returns:
-        `[n, h, w, c]`.
-
     Reference: He et al., Deep residual learning for image recognition, CVPR 2016, section 4.2.
     """
     down, right, flip = jax.random.split(key, 3)
@@ -42,9 +39,6 @@ def shift_flip(key: Array, images: Array, part: float = 0.1) -> Array:
         key: Typed key.
         images: float `[n, h, w, c]`.
         part: The largest shift, as a fraction of each side; all shifts up to it are equally likely.
-
-    Returns:
-        `[n, h, w, c]`.
     """
     down, right, flip = jax.random.split(key, 3)
     n, h, w, _ = images.shape
@@ -59,24 +53,14 @@ def standardize(train: np.ndarray) -> Callable[[Array], Array]:
     As in the code of Gibbs pruning. Test images are standardized by the same two numbers.
 
     Args:
-        train: uint8 `[n, ...]`.
-
-    Returns:
-        A function of uint8 images `[m, ...]` to float32.
+        train: uint8 `[n, ...]`; the function returned takes such images to float32.
     """
     mean, std = _moments(train)
     return lambda images: (images.astype(jnp.float32) - mean) / (std + 1e-7)
 
 
 def standardize_channels(train: np.ndarray) -> Callable[[Array], Array]:
-    """As `standardize`, with a mean and a std for each channel.
-
-    Args:
-        train: uint8 `[n, h, w, c]`.
-
-    Returns:
-        A function of uint8 images `[m, h, w, c]` to float32.
-    """
+    """As `standardize`, with a mean and a std for each channel of `[n, h, w, c]`."""
     moments = np.array([_moments(train[..., c]) for c in range(train.shape[-1])], np.float32)
     mean, std = moments.T[:, None, None, None, :]
     return lambda images: (images.astype(jnp.float32) - mean) / (std + 1e-7)
@@ -104,16 +88,7 @@ def _flipped(key: Array, places: Array) -> Array:
 def _read(images: Array, rows: Array, columns: Array) -> Array:
     """Images read at places between pixels, bilinear; 0 a pixel or more beyond the edges.
 
-    Args:
-        images: `[n, h, w, c]`.
-        rows: `[n, h']`.
-        columns: `[n, w']`.
-
-    Returns:
-        `[n, h', w', c]`.
-
-    Raises:
-        TypeError: The images are not floats.
+    `[n, h, w, c]` at rows `[n, h']` and columns `[n, w']` gives `[n, h', w', c]`.
     """
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise TypeError(f"images are {images.dtype}; give floats, such as standardize(...)(images)")

@@ -15,13 +15,13 @@ from experiments.datasets.sources import (
     Images,
     Unavailable,
     again,
-    fetch,
+    download,
+    find_together,
     locate,
     mark,
     unpack,
     warn,
 )
-from jsparse._storage.files import write_whole
 
 SIDE = 32
 PIXELS = 3 * SIDE * SIDE
@@ -29,24 +29,18 @@ PIXELS = 3 * SIDE * SIDE
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How the binary version of a data set is laid out.
-
-    Args:
-        name: Of the data set.
-        archive: Its file name.
-        archive_digest: MD5, from the data set's page.
-        inner: The folder in the archive.
-        digests: MD5 of each file, the one to test on last.
-        labels: Bytes before the pixels of a record; the last of them is the class.
-        classes: How many.
-    """
+    """How the binary version of a data set is laid out."""
 
     name: str
     archive: str
     archive_digest: str
+    """MD5, from the data set's page."""
     inner: str
+    """The folder in the archive."""
     digests: Mapping[str, str]
+    """MD5 of each file, the one to test on last."""
     labels: int
+    """Bytes before the pixels of a record; the last of them is the class."""
     classes: int
 
     @property
@@ -127,13 +121,17 @@ def cifar100(folder: str = "") -> Images:
 
 
 def _images(layout: Layout, folder: str) -> Images:
+    fetched = lambda cache: download(layout.source, cache / layout.archive, layout.archive_digest)
     try:
-        find = lambda folder: _find(layout, folder)
-        place = locate(folder, find, lambda cache: _download(layout, cache))
+        place = locate(folder, lambda folder: _find(layout, folder), fetched)
     except Unavailable as error:
-        warn(layout.name, f"{_all(layout)} or {layout.archive}", error)
+        files = f"its {len(layout.digests)} binary files or {layout.archive}"
+        warn(layout.name, files, error)
         return color_digits(layout.name)
-    contents = _unpacked(layout, place) if place.is_file() else _files(layout, place)
+    if place.is_file():
+        contents = _unpacked(layout, place)
+    else:
+        contents = {name: (place / name).read_bytes() for name in layout.digests}
     batches = [_records(layout, contents[name], place, name) for name in layout.digests]
     labels, images = (np.concatenate(part) for part in zip(*batches[:-1], strict=True))
     counts = len(labels), len(batches[-1][0])
@@ -153,45 +151,16 @@ def color_digits(missing: str = "CIFAR-10") -> Images:
     return dataclasses.replace(gray, train_x=color(gray.train_x), test_x=color(gray.test_x))
 
 
-def _all(layout: Layout) -> str:
-    return f"its {len(layout.digests)} binary files"
-
-
 def _find(layout: Layout, folder: Path) -> Path:
     """The folder that holds all files, or the archive."""
-    places = [folder, folder / layout.inner]
-    missing = list(layout.digests)
-    for place in places:
-        lacking = [name for name in layout.digests if not (place / name).is_file()]
-        if not lacking:
-            return place
-        missing = min(missing, lacking, key=len)
     archive = folder / layout.archive
-    if archive.is_file():
-        return archive
-    raise DataError(
-        f"{', '.join(missing)} not found; looked in {', '.join(map(str, places))}, and for "
-        f"{archive}; all of {', '.join(layout.digests)} must be in one of these folders, or the "
-        "archive beside them: put them there, point --data or JSPARSE_DATA at their folder, or "
-        "leave both empty to download them"
-    )
-
-
-def _download(layout: Layout, cache: Path) -> Path:
-    """Fetches the archive, checked before it is kept."""
-    content = fetch(layout.source)
-    got = hashlib.md5(content).hexdigest()
-    if got != layout.archive_digest:
-        raise DataError(
-            f"{layout.source}: {len(content)} bytes with MD5 {got}, not "
-            f"{layout.archive_digest}; try again, or fetch it by other means"
-        )
-    write_whole(cache / layout.archive, content)
-    return cache / layout.archive
-
-
-def _files(layout: Layout, folder: Path) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in layout.digests}
+    try:
+        found = find_together(folder, ("", layout.inner), layout.digests)
+    except DataError as error:
+        if archive.is_file():
+            return archive
+        raise DataError(f"{error}; the archive {archive} would do too") from error
+    return next(iter(found.values())).parent
 
 
 def _unpacked(layout: Layout, archive: Path) -> dict[str, bytes]:
@@ -245,12 +214,8 @@ def _records(
 
 def _name(layout: Layout, place: Path, contents: dict[str, bytes], counts: tuple[int, int]) -> str:
     got = {name: hashlib.md5(contents[name]).hexdigest() for name in layout.digests}
-    whole = place.is_file() and _digest(place) == layout.archive_digest
-    if whole or got == layout.digests:
+    packed = hashlib.md5(place.read_bytes()).hexdigest() if place.is_file() else ""
+    if packed == layout.archive_digest or got == layout.digests:
         return layout.name
     size = "" if counts == (50_000, 10_000) else f"{counts[0]} + {counts[1]} images, "
     return f"{layout.name} files that are NOT the official ones ({size}{mark(got.values())})"
-
-
-def _digest(path: Path) -> str:
-    return hashlib.md5(path.read_bytes()).hexdigest()

@@ -13,13 +13,13 @@ from experiments.datasets.sources import (
     Images,
     Unavailable,
     again,
-    fetch,
+    download,
+    find_together,
     locate,
     mark,
     unpack,
     warn,
 )
-from jsparse._storage.files import write_whole
 
 SIDE = 28
 SUBFOLDERS = ("", "mnist", "MNIST/raw")
@@ -92,41 +92,19 @@ def _enlarge(images: np.ndarray, side: int = SIDE) -> np.ndarray:
 
 
 def _find(folder: Path) -> dict[str, Path]:
-    """The path of each file: all four from the first sub-folder that holds them all."""
-    places = [folder / sub for sub in SUBFOLDERS]
-    missing = list(DIGESTS)
-    for place in places:
-        found = {
-            name: path
-            for name in DIGESTS
-            for path in (place / name, place / f"{name}.gz")
-            if path.is_file()
-        }
-        if len(found) == len(DIGESTS):
-            return found
-        missing = min(missing, [name for name in DIGESTS if name not in found], key=len)
-    raise DataError(
-        f"{', '.join(missing)} (with or without .gz) not found; looked in "
-        f"{', '.join(str(place) for place in places)}; all four of {', '.join(DIGESTS)} must be in "
-        "one of these: put them there, point --data or JSPARSE_DATA at their folder, or leave both "
-        "empty to download them"
-    )
+    return find_together(folder, SUBFOLDERS, DIGESTS, ".gz")
 
 
 def _download(cache: Path) -> dict[str, Path]:
     """Fetches the four files from the first source that answers, checked before they are kept."""
     refused = []
+    unpacked = lambda content: unpack(content, _promise)
     for source in SOURCES:
         try:
-            for name in DIGESTS:
+            for name, digest in DIGESTS.items():
                 path = cache / f"{name}.gz"
-                if path.is_file():
-                    continue
-                content = fetch(f"{source}{name}.gz")
-                got = hashlib.sha256(unpack(content, _promise)).hexdigest()
-                if got != DIGESTS[name]:
-                    raise ValueError(f"{path.name} has SHA-256 {got}, not {DIGESTS[name]}")
-                write_whole(path, content)
+                if not path.is_file():
+                    download(f"{source}{name}.gz", path, digest, "sha256", unpacked)
             return _find(cache)
         except (OSError, ValueError, http.client.HTTPException) as error:
             refused.append(f"{source}: {error}")
@@ -142,51 +120,47 @@ def _read(paths: dict[str, Path]) -> Images:
                 contents[name] = unpack(contents[name], _promise)
             except ValueError as error:
                 raise DataError(f"{path} is {error}; {_again(path)}") from error
-    train_images, train_labels, test_images, test_labels = DIGESTS
     arrays = {}
-    for images, labels in ((train_images, train_labels), (test_images, test_labels)):
-        arrays[images] = _images(contents[images], paths[images])
-        arrays[labels] = _labels(contents[labels], paths[labels])
-        if len(arrays[images]) != len(arrays[labels]):
+    for x, y in (list(DIGESTS)[:2], list(DIGESTS)[2:]):
+        arrays |= {x: _images(contents[x], paths[x]), y: _labels(contents[y], paths[y])}
+        if len(arrays[x]) != len(arrays[y]):
             raise DataError(
-                f"{paths[images]} has {len(arrays[images])} images and {paths[labels]} has "
-                f"{len(arrays[labels])} labels, the counts must be equal; {_again(paths[labels])}"
+                f"{paths[x]} has {len(arrays[x])} images and {paths[y]} has {len(arrays[y])} "
+                f"labels, the counts must be equal; {_again(paths[y])}"
             )
-    got = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    ours = mark(got[name] for name in DIGESTS)
+    got = {name: hashlib.sha256(contents[name]).hexdigest() for name in DIGESTS}
+    name = f"IDX files that are NOT the official MNIST ({mark(got.values())})"
+    train_x, train_y, test_x, test_y = arrays.values()
     return Images(
-        train_x=arrays[train_images],
-        train_y=arrays[train_labels],
-        test_x=arrays[test_images],
-        test_y=arrays[test_labels],
-        name="MNIST" if got == DIGESTS else f"IDX files that are NOT the official MNIST ({ours})",
-    )
+        train_x=train_x, train_y=train_y, test_x=test_x, test_y=test_y,
+        name="MNIST" if got == DIGESTS else name,
+    )  # fmt: skip
 
 
 def _images(content: bytes, path: Path) -> np.ndarray:
-    count, rows, columns = _header(content, path, 2051, 3)
+    images = _array(content, path, 3)
+    count, rows, columns = images.shape
     if count == 0:
         raise DataError(f"{path} holds no image; {_again(path)}")
     if (rows, columns) != (SIDE, SIDE):
         raise DataError(
             f"{path} holds images of {rows}x{columns}, only {SIDE}x{SIDE} is read; {_again(path)}"
         )
-    return np.frombuffer(content, np.uint8, offset=16).reshape(count, rows, columns)
+    return images
 
 
 def _labels(content: bytes, path: Path) -> np.ndarray:
-    _header(content, path, 2049, 1)
-    labels = np.frombuffer(content, np.uint8, offset=8).astype(np.int32)
-    if labels.size and labels.max() > 9:
+    labels = _array(content, path, 1).astype(np.int32)
+    if labels.max(initial=0) > 9:
         raise DataError(
             f"{path} holds the label {labels.max()}, allowed are 0 to 9; {_again(path)}"
         )
     return labels
 
 
-def _header(content: bytes, path: Path, magic: int, axes: int) -> tuple[int, ...]:
-    """The axis lengths of an IDX file, after checking its magic number and its length."""
-    start = 4 + 4 * axes
+def _array(content: bytes, path: Path, axes: int) -> np.ndarray:
+    """What an IDX file of bytes holds, after checking its magic number and its length."""
+    magic, start = 2048 + axes, 4 + 4 * axes
     if len(content) < start:
         raise DataError(
             f"{path} is cut off: {len(content)} bytes, the header alone has {start}; {_again(path)}"
@@ -203,7 +177,7 @@ def _header(content: bytes, path: Path, magic: int, axes: int) -> tuple[int, ...
             f"{path} has {len(content)} bytes when unpacked, its header promises {expected}; "
             f"{_again(path)}"
         )
-    return tuple(lengths)
+    return np.frombuffer(content, np.uint8, offset=start).reshape(lengths)
 
 
 def _promise(content: bytes) -> str:

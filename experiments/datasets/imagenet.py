@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from experiments.datasets.sources import DataError, Unavailable, extra, locate
+from experiments.datasets.sources import DataError, extra
 
 CLASSES = 1000
 OFFICIAL = (1_281_167, 50_000)
@@ -28,13 +28,7 @@ CONVERT = "see dst_imagenet in experiments/README.md for the line that converts 
 
 
 class Record(NamedTuple):
-    """An image as it is stored.
-
-    Attributes:
-        name: Where it comes from.
-        image: JPEG or PNG.
-        label: From 0.
-    """
+    """Where an image comes from, the image in JPEG or PNG, and its class, from 0."""
 
     name: str
     image: bytes
@@ -58,7 +52,7 @@ class ImageNet(NamedTuple):
 
 
 def imagenet(folder: str = "", classes: int = CLASSES) -> ImageNet:
-    """ImageNet, or data laid out like it, in whichever of two ways a folder holds them.
+    """ImageNet, or data laid out like it, in either of two layouts.
 
     Args:
         folder: Holds `train/CLASS/*.JPEG` and `val/CLASS/*.JPEG`; or array records of
@@ -71,30 +65,23 @@ def imagenet(folder: str = "", classes: int = CLASSES) -> ImageNet:
     Raises:
         DataError: Something is missing, of another number of classes, or damaged.
     """
-    try:
-        return locate(folder, lambda place: _open(place, classes), _no_download)
-    except Unavailable as error:
-        raise DataError(str(error)) from error
-
-
-def _no_download(_: Path) -> ImageNet:
-    raise DataError(
-        "ImageNet cannot be downloaded without an account: get it from image-net.org and name its "
-        "folder with --data or JSPARSE_DATA, or use --synthetic for made-up images"
-    )
-
-
-def _open(folder: Path, classes: int) -> ImageNet:
-    if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder; give one that holds ImageNet with --data")
-    shards = {split: _shards(folder, split) for split in ("train", "val")}
+    given = folder or os.environ.get("JSPARSE_DATA", "")
+    if not given:
+        raise DataError(
+            "ImageNet cannot be downloaded without an account: get it from image-net.org and name "
+            "its folder with --data or JSPARSE_DATA, or use --synthetic for made-up images"
+        )
+    place = Path(given).expanduser()
+    if not place.is_dir():
+        raise DataError(f"{place} is not a folder; give one that holds ImageNet with --data")
+    shards = {split: _shards(place, split) for split in ("train", "val")}
     if all(shards.values()):
         train, test = (ArrayRecords(paths, classes) for paths in shards.values())
     elif any(shards.values()):
         lacking = "train" if shards["val"] else "validation"
-        raise DataError(f"{folder} has array records, but no {lacking}*.array_record*; add them")
+        raise DataError(f"{place} has array records, but no {lacking}*.array_record*; add them")
     else:
-        train, test = _folders(folder, classes)
+        train, test = _folders(place, classes)
     counts = len(train), len(test)
     name = f"data in ImageNet's layout ({counts[0]} + {counts[1]} images, {classes} classes)"
     return ImageNet(train, test, "ImageNet" if (*counts, classes) == (*OFFICIAL, CLASSES) else name)
@@ -111,7 +98,7 @@ def _folders(folder: Path, classes: int) -> tuple["Folder", "Folder"]:
             "(*train*.array_record*); point --data or JSPARSE_DATA at the folder that holds train "
             f"and val{f'; its TFRecords are not read, {CONVERT}' if old else ''}"
         )
-    names = class_folders(folder / "train")
+    names = _class_folders(folder / "train")
     if len(names) != classes:
         raise DataError(
             f"{folder / 'train'} has {len(names)} class folders, {classes} are wanted; give "
@@ -120,12 +107,8 @@ def _folders(folder: Path, classes: int) -> tuple["Folder", "Folder"]:
     return Folder(folder / "train", names), Folder(folder / "val", names)
 
 
-def class_folders(folder: Path) -> list[str]:
-    """The names of the folders in a folder, in order; hidden ones are left out.
-
-    Raises:
-        DataError: There are none.
-    """
+def _class_folders(folder: Path) -> list[str]:
+    """The names of the folders in a folder, in order; hidden ones are left out."""
     classes = sorted(one.name for one in _shown(folder) if one.is_dir())
     if not classes:
         raise DataError(
@@ -136,19 +119,11 @@ def class_folders(folder: Path) -> list[str]:
 
 
 class Folder:
-    """Images in one folder for each class.
-
-    Args:
-        folder: Holds the class folders.
-        classes: Their names; a class may be missing here, no other may be there.
-
-    Raises:
-        DataError: There are no classes, an unknown one, or no images.
-    """
+    """Images in one folder for each class; one may be missing, an unknown one is a DataError."""
 
     def __init__(self, folder: Path, classes: Sequence[str]):
         self.folder, self.classes = folder, list(classes)
-        here = class_folders(folder)
+        here = _class_folders(folder)
         strange = sorted(set(here) - set(classes))
         if strange:
             raise DataError(
@@ -187,15 +162,7 @@ def _images(folder: Path) -> list[str]:
 
 
 class ArrayRecords:
-    """Images in tf.train.Example messages in array-record files, read by Grain.
-
-    Args:
-        paths: The files.
-        classes: How many there are.
-
-    Raises:
-        DataError: A file is damaged.
-    """
+    """Images in tf.train.Example messages in array-record files; a damaged one is a DataError."""
 
     def __init__(self, paths: Sequence[Path], classes: int):
         self.folder, self.classes = paths[0].parent, classes
@@ -252,33 +219,31 @@ def _from_example(name: str, content: bytes, classes: int) -> Record:
     )
 
 
+EXAMPLE = """name: "example.proto" package: "tf" syntax: "proto3"
+message_type { name: "Example" field { name: "features" number: 1 type_name: "Features" } }
+message_type { name: "Features"
+  field { name: "feature" number: 1 type_name: "FeatureEntry" label: LABEL_REPEATED }
+  nested_type { name: "FeatureEntry" options { map_entry: true }
+    field { name: "key" number: 1 type: TYPE_STRING }
+    field { name: "value" number: 2 type_name: "Feature" } } }
+message_type { name: "Feature"
+  field { name: "bytes_list" number: 1 type_name: "BytesList" }
+  field { name: "int64_list" number: 3 type_name: "Int64List" } }
+message_type { name: "BytesList"
+  field { name: "value" number: 1 type: TYPE_BYTES label: LABEL_REPEATED } }
+message_type { name: "Int64List"
+  field { name: "value" number: 1 type: TYPE_INT64 label: LABEL_REPEATED } }
+"""
+"""tf.train.Example as far as it is read: without lists of floats."""
+
+
 @functools.cache
 def _example() -> Any:
-    """tf.train.Example as protobuf's class; what is not read of it (floats) is left out."""
-    from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
+    """tf.train.Example as protobuf's class."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
-    def field(name: str, number: int, kind: str, many: bool = False) -> dict:
-        of = {"typeName": f".tf.{kind}"} if kind[0].isupper() else {"type": f"TYPE_{kind.upper()}"}
-        label = "LABEL_REPEATED" if many else "LABEL_OPTIONAL"
-        return {"name": name, "number": number, "label": label, **of}
-
-    entry = {"name": "FeatureEntry", "options": {"mapEntry": True}}
-    entry["field"] = [field("key", 1, "string"), field("value", 2, "Feature")]
-    lists = [field("bytes_list", 1, "BytesList"), field("int64_list", 3, "Int64List")]
-    file = {"name": "example.proto", "package": "tf", "syntax": "proto3"}
-    file["messageType"] = [
-        {"name": "BytesList", "field": [field("value", 1, "bytes", many=True)]},
-        {"name": "Int64List", "field": [field("value", 1, "int64", many=True)]},
-        {"name": "Feature", "field": lists},
-        {
-            "name": "Features",
-            "nestedType": [entry],
-            "field": [field("feature", 1, "Features.FeatureEntry", many=True)],
-        },
-        {"name": "Example", "field": [field("features", 1, "Features")]},
-    ]
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(json_format.ParseDict(file, descriptor_pb2.FileDescriptorProto()))
+    pool.Add(text_format.Parse(EXAMPLE, descriptor_pb2.FileDescriptorProto()))
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("tf.Example"))
 
 

@@ -8,11 +8,13 @@ import os
 import sys
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+
+from jsparse._storage.files import write_whole
 
 TIMEOUT = 10.0
 CACHE = Path(".cache") / "jsparse"
@@ -30,21 +32,14 @@ class Unavailable(Exception):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Images:
-    """Images with their classes, split for training and test.
+    """Images with their classes, split for training and test."""
 
-    Args:
-        train_x: uint8 `[n, height, width]`, or `[n, height, width, 3]` in color.
-        train_y: int32 `[n]`, 0 to 9.
-        test_x: uint8, `[m, ...]` as `train_x`.
-        test_y: int32 `[m]`.
-        name: What the data are; results must be reported under this name.
-    """
-
-    train_x: np.ndarray
-    train_y: np.ndarray
-    test_x: np.ndarray
-    test_y: np.ndarray
+    train_x: np.ndarray  # uint8 [n, height, width], or [n, height, width, 3] in color
+    train_y: np.ndarray  # int32 [n], from 0
+    test_x: np.ndarray  # uint8, [m, ...] as train_x
+    test_y: np.ndarray  # int32 [m]
     name: str
+    """What the data are; results must be reported under this name."""
 
 
 def first_samples(images: Images, samples: int) -> Images:
@@ -95,10 +90,57 @@ def locate(folder: str, find: Callable[[Path], Found], download: Callable[[Path]
             raise Unavailable(str(error)) from error
 
 
+def find_together(
+    folder: Path, subfolders: Sequence[str], names: Collection[str], suffix: str = ""
+) -> dict[str, Path]:
+    """Some files by name, all from the first sub-folder that holds them all.
+
+    Args:
+        folder: To look into.
+        subfolders: Of it; "" is the folder itself.
+        names: Of the files.
+        suffix: That the name of each file may have, such as ".gz".
+
+    Raises:
+        DataError: No sub-folder holds them all.
+    """
+    places = [folder / sub for sub in subfolders]
+    found = [
+        {name: path for name in names for path in (place / name, place / f"{name}{suffix}")
+         if path.is_file()}
+        for place in places
+    ]  # fmt: skip
+    most = max(found, key=len)
+    if len(most) == len(names):
+        return most
+    raise DataError(
+        f"{', '.join(name for name in names if name not in most)}"
+        f"{f' (with or without {suffix})' if suffix else ''} not found; looked in "
+        f"{', '.join(map(str, places))}; all of {', '.join(names)} must be in one of these: put "
+        "them there, point --data or JSPARSE_DATA at their folder, or leave both empty to download "
+        "them"
+    )
+
+
 def fetch(url: str) -> bytes:
     """What is at an address."""
     with urllib.request.urlopen(url, timeout=TIMEOUT) as reply:
         return reply.read()
+
+
+def download(
+    url: str, path: Path, digest: str, kind: str = "md5", unpacked: Callable = bytes
+) -> Path:
+    """Fetch a file, and keep it if what is in it has the right digest; its path."""
+    content = fetch(url)
+    got = hashlib.new(kind, unpacked(content)).hexdigest()
+    if got != digest:
+        raise DataError(
+            f"{url}: {len(content)} bytes with {kind.upper()} {got}, not {digest}; try again, or "
+            "fetch it by other means"
+        )
+    write_whole(path, content)
+    return path
 
 
 def unpack(content: bytes, promise: Callable[[bytes], str]) -> bytes:

@@ -3,14 +3,18 @@
 The order is one for all processes: a seed reshuffles the records each epoch, batch number k of the
 run has the same images, cropped the same way, on 1 process and on 100, and each process reads its
 own part of it. So the number of batches done fixes the position, and a run may continue with a
-different number of processes, threads or workers.
+different number of processes, threads or workers. (Grain's own position counts within each worker.)
+
+Throughout, `batch` counts the images of all processes together, `side` is that of the images in
+pixels, and `shard` says which process this is.
 """
 
+import contextlib
 import dataclasses
 import io
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -23,35 +27,23 @@ TEST_PART = 224 / 256
 
 
 class Batch(NamedTuple):
-    """This process's part of a batch.
-
-    Attributes:
-        images: uint8 `[n, side, side, 3]`.
-        labels: int32 `[n]`, -1 where a test batch is filled up.
-    """
+    """This process's part of a batch."""
 
     images: np.ndarray
+    """uint8 `[n, side, side, 3]`."""
     labels: np.ndarray
+    """int32 `[n]`, -1 where a test batch is filled up."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shard:
-    """Which process this is.
-
-    Args:
-        index: From 0.
-        count: Of all processes.
-    """
+    """Which process this is, from 0, and how many there are."""
 
     index: int = dataclasses.field(default_factory=jax.process_index)
     count: int = dataclasses.field(default_factory=jax.process_count)
 
     def part(self, batch: int) -> int:
-        """Images of a batch that are this process's.
-
-        Raises:
-            ValueError: The batch cannot be split evenly.
-        """
+        """How many images of a batch are this process's; a ValueError if it cannot be split."""
         if batch < 1 or batch % self.count:
             raise ValueError(
                 f"a batch of {batch} cannot be shared out to {self.count} processes; give a "
@@ -81,7 +73,7 @@ class Readers:
             raise ValueError(f"workers are 0 or more, threads and ahead 1 or more; got {self}")
 
 
-class Stream:
+class Stream(Iterator[Batch], contextlib.AbstractContextManager):
     """Batches without end; a position is the number of batches handed out.
 
     Args:
@@ -99,18 +91,12 @@ class Stream:
         self._read, self._batches, self._step = read, None, 0
         self._order = {"records": records, "batch": batch, "seed": seed}
 
-    def __iter__(self) -> Self:
-        return self
-
     def __next__(self) -> Batch:
         if self._batches is None:
             self._batches = self._read(self._step)
         batch = Batch(*next(self._batches))
         self._step += 1
         return batch
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: Any) -> None:
         self.close()
@@ -145,14 +131,6 @@ def training(
     Crops as in GoogLeNet: 8 to 100 % of the image's area, sides 3:4 to 4:3, made square; then
     flipped left-right half of the time.
 
-    Args:
-        source: Of the records.
-        batch: Images of all processes together.
-        side: Of the images, in pixels.
-        seed: Of order, crops and swaps.
-        shard: Which process this is.
-        readers: How to read ahead.
-
     Reference: Szegedy et al., Going deeper with convolutions, CVPR 2015, section 6.
     """
     part, whole = shard.part(batch), len(source) // batch * batch
@@ -169,24 +147,15 @@ def in_order(
 ) -> Iterator[Batch]:
     """Each record once, cropped to its center; the last batch is padded with the label -1.
 
-    The crop is the square of 224 / 256 of the shorter side, scaled in one step.
-
-    Args:
-        source: Of the records.
-        batch: Images of all processes together.
-        side: Of the images, in pixels.
-        shard: Which process this is; all get the same number of batches.
-        readers: How to read ahead.
+    The crop is the square of 224 / 256 of the shorter side, scaled in one step. All processes get
+    the same number of batches.
     """
     total = -(-len(source) // batch) * batch
     numbers = _grain().MapDataset.range(total)[shard.index :: shard.count]
     made = numbers.map(partial(_testing_image, source=source, side=side)).batch(shard.part(batch))
-    iterator = _read_ahead(made, readers)
-    try:
-        for _ in range(total // batch):
-            yield Batch(*next(iterator))
-    finally:
-        iterator.close()
+    with contextlib.closing(_read_ahead(made, readers)) as batches:
+        for some in batches:
+            yield Batch(*some)
 
 
 def synthetic(
@@ -198,11 +167,6 @@ def synthetic(
     images of a few batches are made once and repeat.
 
     Args:
-        batch: Images of all processes together.
-        side: Of the images, in pixels.
-        classes: How many there are.
-        seed: Of patterns and noise.
-        shard: Which process this is.
         batches: How many are made.
         first: Number of the first image; further ones have other noise, such as those to test on.
     """
@@ -230,11 +194,7 @@ def _made_up(numbers: np.ndarray, patterns: np.ndarray, side: int, seed: int) ->
 
 
 def decode(record: Record) -> Any:
-    """The image of a record in RGB, of Pillow.
-
-    Raises:
-        DataError: It cannot be decoded.
-    """
+    """The image of a record in RGB, of Pillow; a DataError if it cannot be decoded."""
     from PIL import Image
 
     try:

@@ -13,22 +13,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from experiments.datasets.sources import DataError, Unavailable, fetch, locate
-from jsparse._storage.files import write_whole
+from experiments.datasets.sources import (
+    DataError,
+    Unavailable,
+    download,
+    find_together,
+    locate,
+)
 
+FILE = "tinyshakespeare.txt"
 SOURCE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 DIGEST = "6fb458f1232090904fb40fe944165e91"
 
 
 class Text(NamedTuple):
-    """Characters as numbers.
-
-    Attributes:
-      train: int32 [n].
-      test: int32 [m], what follows.
-      characters: how many different ones there are.
-      name: what the text is.
-    """
+    """Characters as numbers: int32 [n] to train on, the [m] that follow to test on."""
 
     train: Array
     test: Array
@@ -70,8 +69,9 @@ def stretches(key: Array, text: Array, number: int, length: int) -> Array:
 
 def _read(folder: str) -> tuple[str, str]:
     """The name of a text, and the text."""
+    find = lambda folder: find_together(folder, ("", "text"), [FILE])[FILE]
     try:
-        path = locate(folder, _find, _download)
+        path = locate(folder, find, lambda cache: download(SOURCE, cache / FILE, DIGEST))
     except Unavailable:
         modules = (argparse, ast, inspect, typing)
         text = "".join(Path(str(m.__file__)).read_text(encoding="utf-8") for m in modules)
@@ -84,21 +84,3 @@ def _read(folder: str) -> tuple[str, str]:
     if hashlib.md5(content).hexdigest() == DIGEST:
         return "tinyshakespeare", text
     return f"a text of {len(text):,} characters that is not tinyshakespeare", text
-
-
-def _find(folder: Path) -> Path:
-    """The text in a folder."""
-    places = [folder / "tinyshakespeare.txt", folder / "text" / "tinyshakespeare.txt"]
-    for place in places:
-        if place.is_file():
-            return place
-    raise DataError(f"no text; looked for {places[0]} and {places[1]}")
-
-
-def _download(cache: Path) -> Path:
-    """The text, fetched to the cache."""
-    content = fetch(SOURCE)
-    if hashlib.md5(content).hexdigest() != DIGEST:
-        raise DataError(f"{SOURCE} is not the text that was expected; fetch it otherwise")
-    write_whole(cache / "tinyshakespeare.txt", content)
-    return cache / "tinyshakespeare.txt"

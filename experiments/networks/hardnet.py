@@ -26,40 +26,28 @@ written out by hand; any number from 41 to 57 gives both."""
 
 
 class Node(NamedTuple):
-    """A convolution with its norm and ReLU, or a pool.
-
-    Attributes:
-      reads: earlier nodes whose outputs it joins along the channels; 0 is the image.
-      width: channels of its output.
-      window: side of the kernel or pool.
-      stride: of the kernel or pool.
-      kind: "post" convolves, normalizes and rectifies, "pre" normalizes, rectifies and convolves.
-      block: which block it is a layer of; 0 for none.
-    """
+    """A convolution with its norm and ReLU, or a pool."""
 
     reads: tuple[int, ...]
+    """Earlier nodes whose outputs it joins along the channels; 0 is the image."""
     width: int
+    """Channels of its output."""
     window: int
+    """Side of the kernel or pool."""
     stride: int = 1
     kind: str = "post"
+    """`post` convolves, normalizes and rectifies, `pre` normalizes, rectifies and convolves."""
     block: int = 0
+    """Which block it is a layer of; 0 for none."""
 
 
 class Stage(NamedTuple):
-    """A block and the 1x1 convolution after it.
+    """A block, the 1x1 convolution after it, and perhaps a 2x2 pool."""
 
-    Attributes:
-      depth: convolutions of the block.
-      growth: channels of a harmonic layer that reads one other.
-      dense_growth: channels of a dense layer, which is two convolutions.
-      outputs: of the 1x1 convolution.
-      pool: whether a 2x2 pool follows.
-    """
-
-    depth: int
-    growth: int
-    dense_growth: int
-    outputs: int
+    depth: int  # convolutions of the block
+    growth: int  # channels of a harmonic layer that reads one other
+    dense_growth: int  # channels of a dense layer, which is two convolutions
+    outputs: int  # of the 1x1 convolution
     pool: bool
 
 
@@ -128,29 +116,19 @@ def wired(
     return nodes
 
 
-def narrowed(value: int, narrow: int) -> int:
-    """A number of channels divided, 2 or more."""
-    return max(2, value // narrow)
-
-
 def hardnet(size: int) -> list[Node]:
     """HarDNet39, 68 or 85, by its size, with plain convolutions."""
-    last = {39: (4, 160, 1024, 0), 68: (4, 160, 1024, 0), 85: (4, 256, 1280, 0)}
-    rows = {
-        39: [(4, 16, 96, 1), (16, 20, 320, 1), (8, 64, 640, 1)],
-        68: [(8, 14, 128, 1), (16, 16, 256, 0), (16, 20, 320, 1), (16, 40, 640, 1)],
-        85: [
-            (8, 24, 192, 1),
-            (16, 24, 256, 0),
-            (16, 28, 320, 1),
-            (16, 36, 480, 0),
-            (16, 48, 720, 1),
-        ],
-    }
-    if size not in rows:
+    last = (4, 160, 1024, 0)
+    sizes = {  # channels of the first convolution, then depth, growth, outputs and pool of stages
+        39: (24, [(4, 16, 96, 1), (16, 20, 320, 1), (8, 64, 640, 1), last]),
+        68: (32, [(8, 14, 128, 1), (16, 16, 256, 0), (16, 20, 320, 1), (16, 40, 640, 1), last]),
+        85: (48, [(8, 24, 192, 1), (16, 24, 256, 0), (16, 28, 320, 1), (16, 36, 480, 0),
+                  (16, 48, 720, 1), (4, 256, 1280, 0)]),
+    }  # fmt: skip
+    if size not in sizes:
         raise ValueError(f"hardnet got size {size}; give 39, 68 or 85")
-    first = {39: 24, 68: 32, 85: 48}[size]
-    stages = [Stage(d, k, 2, out, bool(pool)) for d, k, out, pool in (*rows[size], last[size])]
+    first, rows = sizes[size]
+    stages = [Stage(d, k, 2, out, bool(pool)) for d, k, out, pool in rows]
     return wired((first, 2 * first), stages, multiplier=1.6 if size == 39 else MULTIPLIER)
 
 
@@ -175,7 +153,7 @@ def threshnet(
         )
     rows = [*zip(few, (14, 16, 20), (32,) * 3, many, (1, 1, 0), strict=True)]
     rows += [(16, 40, 40, 480, 1), (4, 160, 160, 960, 0)]
-    of = lambda width: narrowed(width, narrow)
+    of = lambda width: max(2, width // narrow)
     stages = [
         Stage(max(2, 2 * round(depth / shallow / 2)), of(growth), of(dense), of(out), bool(pool))
         for depth, growth, dense, out, pool in rows

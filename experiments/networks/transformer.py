@@ -15,8 +15,8 @@ class Layer(nnx.Module):
         self.wide = nnx.Linear(width, 4 * width, rngs=rngs)
         self.narrow = nnx.Linear(4 * width, width, rngs=rngs)
 
-    def __call__(self, x: Array, mask: Array) -> Array:
-        """[n, context, width] and a mask of which character sees which -> the same shape."""
+    def __call__(self, x: Array, mask: Array | None = None) -> Array:
+        """[n, context, width] and a mask of which place sees which -> the same shape."""
         x = x + self.attention(self.norm1(x), mask=mask)
         return x + self.narrow(nnx.gelu(self.wide(self.norm2(x))))
 

@@ -8,21 +8,7 @@ from flax import nnx
 from jax import Array
 
 from experiments.networks.modules import modules
-
-
-class Encoder(nnx.Module):
-    """A block of a vision transformer."""
-
-    def __init__(self, width: int, rngs: nnx.Rngs):
-        self.norm1, self.norm2 = (nnx.LayerNorm(width, rngs=rngs) for _ in range(2))
-        self.attention = nnx.MultiHeadAttention(4, width, decode=False, rngs=rngs)
-        self.wide = nnx.Linear(width, 4 * width, rngs=rngs)
-        self.narrow = nnx.Linear(4 * width, width, rngs=rngs)
-
-    def __call__(self, x: Array) -> Array:
-        """[n, patches, width] to the same."""
-        x = x + self.attention(self.norm1(x))
-        return x + self.narrow(nnx.gelu(self.wide(self.norm2(x))))
+from experiments.networks.transformer import Layer
 
 
 class ViT(nnx.Module):
@@ -32,7 +18,7 @@ class ViT(nnx.Module):
         self.patches = nnx.Conv(3, width, (4, 4), strides=4, rngs=rngs)
         start = 0.02 * jax.random.normal(rngs.params(), ((side // 4) ** 2, width))
         self.places = nnx.Param(start)
-        self.blocks = modules([Encoder(width, rngs) for _ in range(blocks)])
+        self.blocks = modules([Layer(width, 4, rngs) for _ in range(blocks)])
         self.norm, self.head = nnx.LayerNorm(width, rngs=rngs), nnx.Linear(width, 10, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:

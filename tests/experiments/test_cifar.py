@@ -20,7 +20,7 @@ from tests.support.cases import needs
 pytest.importorskip("tyro", reason="the experiments need their extra packages")
 
 from experiments import datasets
-from experiments.datasets import DataError, cifar, cifar10
+from experiments.datasets import DataError, cifar, cifar10, sources
 from experiments.networks import ResNet
 
 TRAIN, TEST = list(cifar.CIFAR10.digests)[:5], "test_batch.bin"
@@ -34,7 +34,7 @@ def _no_home_no_network(monkeypatch, tmp_path):
     def blocked(url):
         raise urllib.error.URLError("blocked by the test")
 
-    monkeypatch.setattr(cifar, "fetch", blocked)
+    monkeypatch.setattr(sources, "fetch", blocked)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("JSPARSE_DATA", raising=False)
 
@@ -143,7 +143,7 @@ def test_download_fills_the_cache_and_is_used_again(tmp_path, contents, monkeypa
     digest = hashlib.md5(packed).hexdigest()
     official = dataclasses.replace(cifar.CIFAR10, archive_digest=digest)
     monkeypatch.setattr(cifar, "CIFAR10", official)
-    monkeypatch.setattr(cifar, "fetch", lambda url: (asked.append(url), packed)[1])
+    monkeypatch.setattr(sources, "fetch", lambda url: (asked.append(url), packed)[1])
     assert len(cifar10().train_x) == len(cifar10().train_x) == 15
     assert asked == [cifar.CIFAR10.source]
     assert (tmp_path / "home/.cache/jsparse/cifar-10-binary.tar.gz").read_bytes() == packed
@@ -161,7 +161,7 @@ def test_without_network_digits_stand_in_loudly(capsys):
 
 @needs("sklearn")
 def test_a_download_of_something_else_is_not_kept(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cifar, "fetch", lambda url: b"something else")
+    monkeypatch.setattr(sources, "fetch", lambda url: b"something else")
     cifar10()
     assert "14 bytes with MD5" in capsys.readouterr().err
     assert not (tmp_path / "home").exists()
