@@ -206,14 +206,14 @@ def main(settings: Settings) -> None:
         numbers |= {"self-play [s / frame]": selfplay.compared(settings.torch, rounds)}
     if settings.auxiliary:
         numbers |= in_turns("a round of SAC-X", "auxiliary [ms]", auxiliary(rounds))
-        print(f"\n{load}")
+        print(load)
     if not numbers:
         print(f"{jax.default_backend()}, {os.cpu_count()} cores, {made_with['commit']}\n")
         # trainings first, while this process is small: its memory counts in theirs, too
         sides = trainings(settings) if settings.authors else {}
         load = Load()
         numbers = in_turns("update", "updates [ms]", updates(settings)) | {"trainings": sides}
-        print(f"\n{load}")
+        print(load)
     if settings.out:
         settings.out.write_text(json.dumps(numbers | made_with, indent=1))
 
