@@ -7,15 +7,8 @@ Command: python -m experiments.bench.half --steps 0    (time alone)
          python -m experiments.bench.half --networks    (accuracy alone)
 Minutes: 7 for the first, on an otherwise idle machine, 5.5 of them for the transformer; 10 of
     processor time for the second.
-Number: two AMD EPYC cores, random weights. Of the ideal at batch 1 and 32, XLA: 4 blocks 0.87, 0.88
-    (54.9 % of the operations), multiples of 16 0.68, 0.65, of 8 0.61, 0.60, any width 0.44, 0.39,
-    which is slower than dense. ONNX Runtime: 4 blocks 1.00, 0.94, multiples of 16 0.86, 0.88. The
-    transformer: multiples of 16 0.88, 1.01, 2 blocks 0.95, 0.92, any width 0.68, 0.96; ONNX Runtime
-    0.90 to 0.99 in all. Half the time with multiples of 8 could not be reached by ResNet-20 at
-    batch 1, and at batch 32 left 14 % of its operations.
-    Accuracy in percent, one seed, after 300 steps, the cut and 300 more: dense 55.4, any width
-    50.5, multiples of 8 48.9, multiples of 16 43.4, 4 blocks 48.0; right after the cut 49.9, 12.2,
-    10.8, 10.4, 18.4.
+Number (two AMD EPYC cores, random weights): without 4 blocks, 54.9 % of the operations, XLA gets
+    0.87 and 0.88 of the ideal at batch 1 and 32, ONNX Runtime 1.00 and 0.94.
 
 Networks are trained dense on CIFAR-10, cut, and trained for as many steps again, the dense one too.
 Statistics of batch normalization are re-estimated after each training. Blocks are removed by
@@ -29,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
@@ -42,6 +35,7 @@ from jax import Array
 import jsparse
 from experiments import common, datasets, networks
 from experiments.bench import rounds, runtimes
+from experiments.bench.others import onnxruntime
 from experiments.common.settings import environment
 from jsparse import _timing
 from jsparse._pure import evaluated
@@ -172,9 +166,9 @@ def times(name: str, inputs: int, settings: Settings) -> list[list[str]]:
             models[way] = evaluated(small)
             file = folder / f"{len(models)}.onnx"
             runtimes.write(file, models[way], np.asarray(x))
-            other = rounds.There("onnxruntime", str(file), "1", cores=cores)
+            other = rounds.There(onnxruntime, str(file), "1", cores=cores)
             clocks["XLA", way] = _timing.clock(models[way], x)
-            clocks["ONNX Runtime", way] = stack.enter_context(closing(other)).seconds
+            clocks["ONNX Runtime", way] = stack.enter_context(other).seconds
         taken = _timing.in_turns(clocks, settings.rounds, sample=rounds.SAMPLE)
     rows = []
     for way, model in models.items():

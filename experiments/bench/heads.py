@@ -15,9 +15,8 @@ processor seconds, which other work on the machine disturbs less than the clock.
 
 import dataclasses
 import os
-import subprocess
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,7 @@ import numpy as np
 import tyro
 
 from experiments import common, datasets
-from experiments.bench.rounds import Load
-from experiments.common.settings import environment
+from experiments.bench.rounds import Load, answer, clocked, made_with
 from jsparse import heads
 
 SCRIPT = Path(__file__).with_name("official_saga.py")
@@ -46,8 +44,6 @@ class Settings:
     """Features."""
     points: int = 20
     """Heads of a path."""
-    rounds: int = 1
-    """Paths of each, in turns."""
     tolerance: float = 0.01
     """Of our heads."""
     authors: str = ""
@@ -87,22 +83,16 @@ def judged(
 
 def ours(features: np.ndarray, labels: np.ndarray, settings: Settings) -> tuple[Any, float, float]:
     """The path, its seconds and its processor seconds."""
-    start, used = time.perf_counter(), time.process_time()
-    path = heads.elastic_net_path(
-        features, labels, mix=MIX, points=settings.points, validation=0.0,
-        tolerance=settings.tolerance, key=jax.random.key(0),
-    )  # fmt: skip
-    return path, time.perf_counter() - start, time.process_time() - used
+    options = {"points": settings.points, "tolerance": settings.tolerance, "validation": 0.0}
+    solve = partial(heads.elastic_net_path, mix=MIX, key=jax.random.key(0), **options)
+    return clocked(lambda: solve(features, labels))
 
 
 def theirs(folder: Path, settings: Settings) -> tuple[dict[str, np.ndarray], float, float]:
     """The authors' path, likewise."""
-    out = folder / "out.npz"
-    command = [settings.authors, str(SCRIPT), str(folder / "case.npz"), str(out)]
-    done = subprocess.run(
-        [*command, str(settings.points)], check=True, stdout=subprocess.PIPE, text=True
-    )
-    seconds, used = map(float, done.stdout.split()[-2:])
+    case, out = folder / "case.npz", folder / "out.npz"
+    printed = answer([settings.authors, SCRIPT, case, out, settings.points])
+    seconds, used = map(float, printed.split()[-2:])
     return dict(np.load(out)), seconds, used
 
 
@@ -110,45 +100,38 @@ def main(settings: Settings) -> None:
     """Measure in turns; print both paths and the ratio."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # the other process inherits it
     features, labels, name = draw(settings)
-    load, times, found = Load(), {}, {}
+    load = Load()
     with tempfile.TemporaryDirectory() as folder:
         np.savez(Path(folder, "case.npz"), features=features, labels=labels)
-        for n in range(settings.rounds):
-            for again in ("first call", "second call") if n == 0 else ("second call",):
-                found["ours"], *taken = ours(features, labels, settings)
-                times.setdefault(f"jsparse, {again}", []).append(taken)
-            if settings.authors:
-                found["theirs"], *taken = theirs(Path(folder), settings)
-                times.setdefault("the authors' code", []).append(taken)
-    print(", ".join(f"{n} {value}" for n, value in environment().items()))
+        _, *first = ours(features, labels, settings)
+        path, *second = ours(features, labels, settings)
+        taken = {"jsparse, first call": first, "jsparse, second call": second}
+        other: dict[str, np.ndarray] = {}
+        if settings.authors:
+            other, *taken["the authors' code"] = theirs(Path(folder), settings)
+    print(made_with())
     print(f"{name}: {features.shape[0]} x {features.shape[1]} features; {load}\n")
     rows, worse, gaps = [], 0, []
-    for n, point in enumerate(found["ours"].points):
+    for n, point in enumerate(path.points):
         own, loss = judged(features, labels, point.weight, point.bias, point.lam)
         row = [f"{point.lam:.3g}", f"{point.features_per_class:.1f}", f"{own:.4f}"]
         if settings.authors:
-            lam, weight, bias = (found["theirs"][k][n] for k in ("lams", "weights", "biases"))
+            lam, weight, bias = (other[k][n] for k in ("lams", "weights", "biases"))
             assert abs(lam / point.lam - 1) < 1e-3, (lam, point.lam)
-            theirs_, other = judged(features, labels, weight.T, bias, point.lam)
-            row += [f"{np.mean(np.abs(weight) > 1e-5) * weight.shape[1]:.1f}", f"{theirs_:.4f}"]
-            row += [f"{other - loss:.1e}"]
-            worse += own > theirs_ and own > settings.tolerance
-            gaps += [abs(other - loss)] if theirs_ < CONVERGED else []
+            worst, their_loss = judged(features, labels, weight.T, bias, point.lam)
+            row += [f"{np.mean(np.abs(weight) > 1e-5) * weight.shape[1]:.1f}", f"{worst:.4f}"]
+            row += [f"{their_loss - loss:.1e}"]
+            worse += own > worst and own > settings.tolerance
+            gaps += [abs(their_loss - loss)] if worst < CONVERGED else []
         rows.append(row)
     columns = ["lambda", "per class", "violation"]
     print(common.table([*columns, *columns[1:], "loss above ours"][: len(rows[0])], rows))
-    middle = {name: np.median(np.array(taken), axis=0) for name, taken in times.items()}
-    rival = middle.get("the authors' code")
-    print()
-    print(
-        common.table(
-            ["", "s", "processor s", "authors' / this"],
-            [
-                [name, f"{s:.1f}", f"{p:.1f}", f"{rival[1] / p:.1f}" if settings.authors else ""]
-                for name, (s, p) in middle.items()
-            ],
-        )
-    )
+    rival = taken.get("the authors' code")
+    shown = [
+        [name, f"{s:.1f}", f"{p:.1f}", f"{rival[1] / p:.1f}" if rival else ""]
+        for name, (s, p) in taken.items()
+    ]
+    print("\n" + common.table(["", "s", "processor s", "authors' / this"], shown))
     if settings.authors:
         print(f"\nheads farther from their optimum than theirs and the tolerance: {worse}")
         print(f"theirs converged, to {CONVERGED} lambda, in {len(gaps)} of {len(rows)} heads")

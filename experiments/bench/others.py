@@ -1,13 +1,13 @@
-"""Third-party train steps, products and networks, each in its own process.
+"""Third-party train steps, products and networks, and the process in which a step is timed.
 
 The benchmarks start it. Protocol: a line "ready" once compiled; then for each line with a number of
 steps, the seconds they took. Nothing runs in between.
 
-    python -m experiments.bench.others NAME FOLDER NETWORK [CORES]
+    python -m experiments.bench.others MODULE:FUNCTION FOLDER ASKED [CORES]
 
-With CORES it uses only that many; on one core, the seconds are processor time, which other work on
-the machine does not lengthen. Each function imports what it needs itself: torch and jax must not
-share a process.
+The function returns the step. With CORES it uses only that many; on one core, the seconds are
+processor time, which other work on the machine does not lengthen. Each function here imports what
+it needs itself: torch and jax must not share a process.
 """
 
 import importlib
@@ -158,31 +158,25 @@ def torch_csr(folder: str, case: str) -> Callable[[], Any]:
     return lambda: (sparse @ x).flatten()[0]
 
 
-def torch_conv(folder: str, asked: str) -> Callable[[], Any]:
+def torch_conv(folder: str, order: str) -> Callable[[], Any]:
     """A dense convolution in PyTorch with its gradients, on the arrays that `gradients` left.
 
-    Asked for are how images lie, and which of forward, dx and dw.
+    Asked for is how images lie.
     """
     import torch
 
-    order, parts = asked.split("/")
     torch.set_num_threads(1)
     lies = torch.channels_last if order == "channels last" else torch.contiguous_format
     read = lambda name: torch.from_numpy(np.load(f"{folder}/{name}.npy"))
     x, dy = (read(n).permute(0, 3, 1, 2).contiguous(memory_format=lies) for n in ("x", "dy"))
     kernel = read("kernel").permute(3, 2, 0, 1).contiguous(memory_format=lies)
-    wanted = [part in parts.split() for part in ("forward", "dx", "dw")]
     same = [1, 1], [1, 1], [1, 1], False, [0, 0], 1  # stride, padding, dilation, groups
+    slopes = [True, True, False]  # of x and the kernel, not of a bias
 
     def call() -> dict[str, Any]:
-        found = {}
-        if wanted[0]:
-            found["forward"] = torch.nn.functional.conv2d(x, kernel, padding=1)
-        if any(wanted[1:]):
-            mask = [*wanted[1:], False]
-            back = torch.ops.aten.convolution_backward(dy, x, kernel, None, *same, mask)
-            found |= {n: one for n, one in zip(("dx", "dw"), back, strict=False) if one is not None}
-        return found
+        y = torch.nn.functional.conv2d(x, kernel, padding=1)
+        dx, dw, _ = torch.ops.aten.convolution_backward(dy, x, kernel, None, *same, slopes)
+        return {"forward": y, "dx": dx, "dw": dw}
 
     as_ours = lambda name, one: one.permute(*((2, 3, 1, 0) if name == "dw" else (0, 2, 3, 1)))
     np.savez(f"{folder}/{order}.npz", **{n: as_ours(n, one) for n, one in call().items()})
@@ -225,54 +219,15 @@ def openvino(file: str, asked: str) -> Callable[[], Any]:
     return lambda: request.infer([x])[0]
 
 
-def jsparse_network(file: str, asked: str) -> Callable[[], Any]:
-    """A network in JAX; asked for is its name and the part of its weights that is kept.
-
-    Below 1, `jsparse.export.pick` chooses how each layer is stored.
-    """
-    from experiments.bench.runtimes import compiled
-
-    name, density = asked.split()
-    return compiled(name, np.load(f"{file}.npy"), float(density))
-
-
-def jsparse_conv(folder: str, asked: str) -> Callable[[], Any]:
-    """A packed convolution with its gradients; asked for are its format and which parts."""
-    from experiments.bench.gradients import packed
-
-    return packed(folder, asked)
-
-
-def jsparse_trained(folder: str, name: str) -> Callable[[], Any]:
-    """A network that was trained sparse, as `jsparse.export.pick` stores it."""
-    from experiments.bench.trained import stored
-
-    return stored(folder, name)
-
-
-STEPS = {
-    "torch-csr": torch_csr,
-    "torch-conv": torch_conv,
-    "torch": torch_network,
-    "onnxruntime": onnxruntime,
-    "openvino": openvino,
-    "jsparse": jsparse_network,
-    "jsparse-conv": jsparse_conv,
-    "trained": jsparse_trained,
-    "authors": authors,
-    "jaxpruner-static": jaxpruner_static,
-    "jaxpruner-magnitude": jaxpruner_magnitude,
-}
-
-
-def main(name: str, folder: str, network: str, cores: str = "") -> None:
+def main(name: str, folder: str, asked: str, cores: str = "") -> None:
     """Build the step, say how it starts, then time what is asked for."""
     if cores and sys.platform != "linux":
         sys.exit(f"only Linux can keep a process to {cores} of its cores; got {sys.platform}")
     if cores:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(cores)])
     clock = time.process_time if cores == "1" else time.perf_counter
-    step = STEPS[name](folder, network)
+    module, function = name.split(":")
+    step = getattr(importlib.import_module(module), function)(folder, asked)
     loss = float(np.abs(np.asarray(step())).mean())
     for _ in range(3):
         step()

@@ -24,9 +24,8 @@ from flax import nnx
 import jsparse
 from experiments import common, networks
 from experiments.bench.networks import NETWORKS
-from experiments.bench.rounds import Here, Load, in_turns, ratio
+from experiments.bench.rounds import Here, Load, in_turns, made_with, ratio
 from experiments.bench.runtimes import convolved, fastest
-from experiments.common.settings import environment
 from jsparse._slots import walk_modules
 from jsparse.report import costs
 
@@ -71,7 +70,7 @@ def call(model: nnx.Module, x: jax.Array) -> Here:
 def main(settings: Settings) -> None:
     """Measure network by network."""
     print(f"{jax.default_backend()}, {os.cpu_count()} cores")
-    print(", ".join(f"{name} {value}" for name, value in environment().items()))
+    print(made_with())
     for name in settings.networks:
         network = NETWORKS[name]
         x = jnp.asarray(network.draw(np.random.default_rng(0))[0])
@@ -86,11 +85,8 @@ def main(settings: Settings) -> None:
             for part, model in small.items():
                 ideal = costs(dense, given).flops / costs(model, given).flops
                 gain, spread = ratio(times["dense"], times[f"{part:g}"])
-                reached = float(gain) / ideal
-                ms = f"{1e3 * np.median(times['dense']):.3f}"
-                rows.append(
-                    [batch, f"{part:g}", ms, gain, spread, f"{ideal:.2f}", f"{reached:.2f}"]
-                )
+                ms, of = f"{1e3 * np.median(times['dense']):.3f}", f"{float(gain) / ideal:.2f}"
+                rows.append([batch, f"{part:g}", ms, gain, spread, f"{ideal:.2f}", of])
         print(f"\n{name}: {load}")
         header = ["batch", "units left", "dense ms", "times as fast", "quartiles", "ideal"]
         print(common.table([*header, "of the ideal"], rows), flush=True)

@@ -19,8 +19,7 @@ import importlib.util
 import os
 import platform
 import time
-from contextlib import ExitStack, closing
-from importlib import metadata
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,11 +31,18 @@ from flax import nnx
 
 import jsparse
 from experiments import common, networks
+from experiments.bench import others
 from experiments.bench.networks import KERNELS, MASKS, NETWORKS, Network, variants
 from experiments.bench.others import EVERY, MOMENTUM, RATE, data
-from experiments.bench.rounds import Candidate, Here, Load, There, in_turns, ratio
-from experiments.common.settings import environment
+from experiments.bench.rounds import Here, Load, There, in_turns, made_with, ratio
+from jsparse._versions import _version
 
+THEIRS = {
+    "authors": ("authors", others.authors, 1),
+    "jaxpruner-static": ("jaxpruner", others.jaxpruner_static, 1),
+    "jaxpruner-magnitude": ("jaxpruner", others.jaxpruner_magnitude, EVERY),
+}
+"""By label: whose checkout, the step, and how many calls of it belong together."""
 SCANNED = 50
 """Steps in one `lax.scan`."""
 SEEDS = 5
@@ -99,13 +105,8 @@ class Step(Here):
 
     def __init__(self, model: nnx.Module, x: np.ndarray, y: np.ndarray, steps: int = 1):
         graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-
-        def once(state: Any, batch: tuple) -> tuple[Any, jax.Array]:
-            return train_step(graphdef, state, *batch)
-
-        def many(state: Any, batch: tuple) -> tuple[Any, jax.Array]:
-            return jax.lax.scan(once, state, batch)
-
+        once = lambda state, batch: train_step(graphdef, state, *batch)
+        many = lambda state, batch: jax.lax.scan(once, state, batch)
         batch = (jnp.asarray(x), jnp.asarray(y))
         if steps > 1:
             batch = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], steps, axis=0), batch)
@@ -156,21 +157,21 @@ def compare(name: str, network: Network, settings: Settings) -> None:
     if settings.authors and not importlib.util.find_spec("torch"):
         print("\nthe authors' code needs torch, which is not installed: left out")
         folders["authors"] = ""
-    names = {"authors": "authors", "jaxpruner-static": "jaxpruner"}
-    names["jaxpruner-magnitude"] = "jaxpruner"
-    ask = {n: str(Path(folders[f]).resolve()) for n, f in names.items() if folders[f]}
+    ask = {
+        other: (step, str(Path(folders[whose]).resolve()), whole)
+        for other, (whose, step, whole) in THEIRS.items()
+        if folders[whose]
+    }
     if not ask:
         return
     model = variants(network)["Threshold"]
     ours = [_label("Threshold", count) for count in (1, SCANNED)]
     with ExitStack() as stack:
-        candidates: dict[str, Candidate] = {
+        candidates: dict[str, Here | There] = {
             _label("Threshold", count): Step(model, *data(), count) for count in (1, SCANNED)
         }
-        for other, folder in ask.items():
-            whole = EVERY if other == "jaxpruner-magnitude" else 1
-            there = There(other, folder, name, whole)
-            candidates[other] = stack.enter_context(closing(there))
+        for other, (step, folder, whole) in ask.items():
+            candidates[other] = stack.enter_context(There(step, folder, name, whole))
         load = Load([c.process.pid for c in candidates.values() if isinstance(c, There)])
         times = in_turns(candidates, settings.rounds)
         rows = [
@@ -210,9 +211,8 @@ def seeds(rounds: int) -> None:
 
 def main(settings: Settings) -> None:
     """Measure what was asked for, network by network."""
-    made_with = environment() | {"torch": _version("torch"), "rounds": settings.rounds}
-    print(f"{jax.default_backend()}: {_processor()}, {os.cpu_count()} cores")
-    print(", ".join(f"{n} {value}" for n, value in made_with.items() if value != "not installed"))
+    print(f"{jax.default_backend()}: {processor()}, {os.cpu_count()} cores")
+    print(made_with(torch=_version("torch"), rounds=settings.rounds))
     wanted = settings.only or (*NETWORKS, "seeds")
     for name, network in NETWORKS.items():
         if name in wanted:
@@ -232,14 +232,8 @@ def _ms(times: np.ndarray) -> str:
     return f"{1000 * np.median(times):.3f}"
 
 
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _processor() -> str:
+def processor() -> str:
+    """Its name."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]

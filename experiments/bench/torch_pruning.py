@@ -15,7 +15,6 @@ outputs with those of the masked model, which takes two compilations.
 
 import dataclasses
 import json
-import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -28,9 +27,10 @@ import tyro
 from flax import nnx
 
 import jsparse
+from experiments.bench.rounds import answer
+from experiments.bench.runtimes import weights
 from experiments.networks.modules import modules
 from jsparse import importance
-from jsparse._paths import named
 from jsparse._slots import walk_modules
 
 VGG16 = [64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool"]
@@ -53,8 +53,6 @@ class Settings:
     """Of the weights."""
     out: Path | None = None
     """Where to write the rows as JSON."""
-    quick: bool = False
-    """ResNet-20 with one seed."""
 
 
 def conv(i: int, o: int, size: int, rngs: nnx.Rngs, stride: int = 1) -> nnx.Conv:
@@ -150,19 +148,16 @@ def ours(model: nnx.Module, density: float) -> dict[str, Any]:
 def theirs(model: nnx.Module, network: Network, settings: Settings) -> dict[str, Any]:
     """What Torch-Pruning keeps of it."""
     with tempfile.TemporaryDirectory() as folder:
-        state = named(nnx.state(model, (nnx.Param, nnx.BatchStat)))
-        arrays = {path: np.asarray(leaf) for path, leaf in state.items()}
-        np.savez(Path(folder) / "weights.npz", **arrays)
-        command = [settings.python, "-P", THEIRS, folder, network, str(settings.density)]
-        subprocess.run(command, check=True)
+        np.savez(Path(folder) / "weights.npz", **weights(model))
+        answer([settings.python, "-P", THEIRS, folder, network, settings.density])
         return json.loads((Path(folder) / "theirs.json").read_text())
 
 
 def main(settings: Settings) -> None:
     """Compare, and print a row for each network and seed."""
     rows = []
-    for network in ("resnet20",) if settings.quick else settings.networks:
-        for seed in settings.seeds[:1] if settings.quick else settings.seeds:
+    for network in settings.networks:
+        for seed in settings.seeds:
             model = made(network, seed)
             mine, other = ours(model, settings.density), theirs(model, network, settings)
             layers = other["kept"].keys()

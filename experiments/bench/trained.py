@@ -13,8 +13,7 @@ Minutes: 2 to train LeNet-300-100, one seed, and 20 LeNet-5, with other work; 2 
     two cores that do nothing else.
 Number (one core of an AMD EPYC, one seed): LeNet-5 with 4.8 % of its weights, 99.22 % accurate
     (dense 99.25), is 1.7 and 4.2 times as fast as ONNX Runtime at batch 1 and 32, with 5.2 % of the
-    bytes; with 1.5 %, 99.09, 3 and 14 times. LeNet-300-100 with 2.2 and 4.9 %, 97.93 and 98.01
-    (dense 98.12), takes as long at batch 1, and is 3.7 and 4.5 times as fast at batch 32.
+    bytes.
 
 The dense network is written as ONNX. The sparse one is folded and stored as `jsparse.export.pick`
 chooses, and saved: the bytes are those of the saved weights and of the whole folder, which also
@@ -27,7 +26,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,8 +38,7 @@ from flax import nnx
 import jsparse
 from experiments import common, datasets, dst_mnist, networks
 from experiments.bench import runtimes
-from experiments.bench.rounds import Load, There, in_turns, ratio
-from experiments.common.settings import environment
+from experiments.bench.rounds import Load, There, in_turns, made_with, ratio
 from experiments.common.train import trained
 from jsparse import export
 
@@ -153,12 +151,10 @@ def measured(
         runtimes.write(file, runtimes.convolved(dense, jax.lax.conv_general_dilated), x)
     export.save(folder / "sparse", runtimes.convolved(sparse, jax.lax.conv_general_dilated), x)
     with ExitStack() as stack:
-        own = There("trained", str(folder), name, cores=1)
-        ways = {"jsparse": stack.enter_context(closing(own))}
+        own = stack.enter_context(There(stored, str(folder), name, cores=1))
         expected = float(np.abs(np.asarray(sparse(jnp.asarray(x)))).mean())
         np.testing.assert_allclose(own.loss, expected, rtol=1e-3)
-        ways |= runtimes.others(stack, file, 1)[0]
-        times = in_turns(ways, rounds)
+        times = in_turns({"jsparse": own, **runtimes.others(stack, file, 1)[0]}, rounds)
     kernels = [w for path, w in runtimes.weights(sparse).items() if path.endswith("kernel")]
     return {
         "network": name,
@@ -181,14 +177,9 @@ def row(found: dict[str, Any]) -> list[str]:
     gains = [f"{float(found['gain'][w][0]):.2g}" if w in found["gain"] else "-" for w in ways[:2]]
     small = found["weight bytes"] / found["dense bytes"]
     kib = [f"{found[n] / 1024:,.0f}" for n in ("dense bytes", "weight bytes", "bytes")]
-    return [
-        *(found["network"], f"{100 * found['kept']:.2f} %"),
-        *(f"{found['dense accuracy']:.2f}", f"{found['accuracy']:.2f}", str(found["batch"])),
-        *ms,
-        *gains,
-        *kib,
-        f"{100 * small:.1f} %",
-    ]
+    right = [f"{found[n]:.2f}" for n in ("dense accuracy", "accuracy")]
+    first = [found["network"], f"{100 * found['kept']:.2f} %", *right, str(found["batch"])]
+    return [*first, *ms, *gains, *kib, f"{100 * small:.1f} %"]
 
 
 HEAD = ["network", "kept", "dense accuracy", "accuracy", "batch", "ONNX Runtime ms", "OpenVINO ms"]
@@ -203,7 +194,7 @@ def main(settings: Settings) -> None:
         out = f"{settings.out or 'runs/trained'}/quick"
         settings = dataclasses.replace(settings, **short, out=out)
     print(f"{jax.default_backend()}, {os.cpu_count()} cores, {settings.rounds} rounds")
-    print(", ".join(f"{name} {value}" for name, value in environment().items()))
+    print(made_with())
     for one, why in runtimes.absent().items():
         print(f"{one} is left out: it {why}")
     images, found, load = datasets.mnist(settings.data), [], Load()

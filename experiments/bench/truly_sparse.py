@@ -5,8 +5,7 @@ Claim: at the accuracy of masked SET a step of the truly sparse run, changes of 
 Command: python -m experiments.bench.truly_sparse    (784-4096-4096-10, batch 128, 5 seeds)
          python -m experiments.bench.truly_sparse --width 512 --seeds 2 --samples 10000 --epochs 3
 Minutes: 38 of processor time for the first, 36 of them for the accuracy; 2 with --seeds 0.
-Number: 4.0, 6.4 and 21.2 times as fast at 10, 5 and 1 %, with accuracies of 96.18 ± 0.19,
-    94.17 ± 0.09 and 91.19 ± 0.06; masked SET 96.15 ± 0.21, 94.22 ± 0.05 and 91.16 ± 0.02.
+Number: 4.0, 6.4 and 21.2 times as fast at 10, 5 and 1 %.
 
 Runs are of MNIST, with Adam; links change every 100 steps up to three quarters of a run. The time
 of a step is processor time: the median within rounds, in which all take turns, plus a hundredth of
@@ -14,8 +13,7 @@ the extra time of a step with a change.
 """
 
 import dataclasses
-import time
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -28,7 +26,7 @@ from jax import Array
 
 import jsparse
 from experiments import common, datasets
-from experiments.common.settings import environment
+from experiments.bench.rounds import clocked, made_with, turns
 
 EVERY, FAR = 100, 10**9
 KERNELS = "layers/.*/kernel"
@@ -107,13 +105,6 @@ def accuracy(
     return float(right(model, test.reshape(len(test), -1), jnp.asarray(images.test_y)))
 
 
-def cpu_seconds(call: Callable[[], Any]) -> float:
-    """Processor seconds of a call."""
-    start = time.process_time()
-    jax.block_until_ready(call())
-    return time.process_time() - start
-
-
 def times(settings: Settings, density: float) -> dict[str, np.ndarray]:
     """Seconds a step in each round: of the dense network, with links that stay, and that change."""
     x, y = jnp.ones((settings.batch, 784)), jnp.arange(settings.batch) % 10
@@ -122,23 +113,18 @@ def times(settings: Settings, density: float) -> dict[str, np.ndarray]:
     for name, every in (("stay", FAR), ("change", 1)):
         by = jsparse.SET(last=2 * FAR, every=every)
         pairs[name] = jsparse.pack_training(*masked(settings, density, 0, by))
-    taken: dict[str, list[float]] = {name: [] for name in pairs}
-    for _ in range(settings.rounds + 1):
-        for name, pair in pairs.items():
-            one = lambda pair=pair: [step(*pair, x, y) for _ in range(5)]
-            taken[name].append(cpu_seconds(one) / 5)
-    return {name: np.array(some[1:]) for name, some in taken.items()}
+    five = lambda pair: clocked(lambda: [step(*pair, x, y) for _ in range(5)])[2] / 5
+    return turns({name: partial(five, pair) for name, pair in pairs.items()}, settings.rounds)
 
 
 def main(settings: Settings) -> None:
     """Two tables."""
-    print(", ".join(f"{n} {v}" for n, v in environment().items() if v != "not installed"))
+    print(made_with())
     rows = []
     for density in settings.densities if settings.rounds else ():
         taken = times(settings, density)
         whole = taken["stay"] + (taken["change"] - taken["stay"]) / EVERY
-        ratios = taken["dense"] / whole
-        low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+        low, middle, high = np.quantile(taken["dense"] / whole, [0.25, 0.5, 0.75])
         cost = np.median((taken["change"] - taken["stay"]) / taken["stay"])
         milliseconds = [f"{1000 * np.median(one):.1f}" for one in (taken["dense"], whole)]
         rows.append(

@@ -31,7 +31,7 @@ from jax import Array
 import jsparse
 from experiments.rl.environments.mountain_car import ACTIONS, OBSERVED, TASKS, MountainCar
 from experiments.rl.episodes import Episodes, empty, pieces
-from experiments.rl.learning import per_seed
+from experiments.rl.learning import per_seed, stacked
 from experiments.rl.networks import Apart, Layers, drawn, forward, weights
 from experiments.rl.retrace import retrace
 from experiments.rl.scheduler import followed, shares
@@ -108,13 +108,7 @@ class Learner(NamedTuple):
 
 
 class Trainer:
-    """Compiled learning of all seeds of an arm.
-
-    Args:
-      settings: of the algorithm.
-      arm: what is learned.
-      rounds: of 16 episodes, in all.
-    """
+    """Compiled learning of all seeds of an arm, in all some rounds of 16 episodes."""
 
     def __init__(self, settings: SacX, arm: Arm, rounds: int):
         self.settings, self.arm, self.rounds = settings, arm, rounds
@@ -145,11 +139,10 @@ class Trainer:
     def begin(self, seeds: Sequence[int]) -> Learner:
         """Nothing learned yet: leaves [seeds, ...]."""
         made = [[self._network(seed, n) for n in range(self.readers)] for seed in seeds]
-        stack = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-        params = stack([nnx.state(networks[0], nnx.Param) for networks in made])
-        masks = [stack([nnx.split(one, nnx.Param, ...)[2] for one in own]) for own in made]
+        params = stacked([nnx.state(networks[0], nnx.Param) for networks in made])
+        masks = [stacked([nnx.split(one, nnx.Param, ...)[2] for one in own]) for own in made]
         keys = jax.vmap(jax.random.key)(jnp.array(seeds))
-        return jax.vmap(self._begin)(params, stack(masks), keys)
+        return jax.vmap(self._begin)(params, stacked(masks), keys)
 
     def _begin(self, params: Any, masks: Any, key: Array) -> Learner:
         memory = empty(self.rounds * COPIES, self.limit, OBSERVED, len(TASKS))
@@ -241,14 +234,16 @@ class Trainer:
         return Episodes(seen, action, chance, reward, end, length), table, picked
 
     def _step(self, layers: list[Layers], own: Array, at: tuple, key: Array) -> tuple[tuple, tuple]:
+        """A step of copies by intentions [copies], and what is remembered of it."""
         places, going = at
         act, move = jax.random.split(key)
         seen = jax.vmap(self.place.observe)(places)
-        log = self.outputs(layers, seen)[0][jnp.arange(COPIES), own]
+        every = jnp.arange(len(own))
+        log = self.outputs(layers, seen)[0][every, own]
         action = jax.random.categorical(act, log)
-        keys = jax.random.split(move, COPIES)
+        keys = jax.random.split(move, len(own))
         places, _, end = jax.vmap(self.place.step)(places, action, keys)
-        chance = jnp.exp(log)[jnp.arange(COPIES), action]
+        chance = jnp.exp(log)[every, action]
         reward = jax.vmap(self.place.tasks)(places)
         return (places, going * (1.0 - end)), (seen, action, chance, reward, going, end)
 
@@ -284,16 +279,8 @@ class Trainer:
     def _judged(self, learner: Learner, episodes: int) -> Array:
         layers = self.read(learner.params, learner.masks)
 
-        def step(at: tuple, key: Array) -> tuple[tuple, None]:
-            places, going = at
-            seen = jax.vmap(self.place.observe)(places)
-            log = self.outputs(layers, seen)[0][:, 0]
-            act, move = jax.random.split(key)
-            keys = jax.random.split(move, episodes)
-            action = jax.random.categorical(act, log)
-            places, _, end = jax.vmap(self.place.step)(places, action, keys)
-            return (places, going * (1.0 - end)), None
-
+        main = jnp.zeros(episodes, jnp.int32)
+        step = lambda at, key: (self._step(layers, main, at, key)[0], None)
         start, others = jax.random.split(jax.random.fold_in(learner.key, 1))
         places = jax.vmap(self.place.reset)(jax.random.split(start, episodes))
         at = places, jnp.ones(episodes)
