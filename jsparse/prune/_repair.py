@@ -24,7 +24,6 @@ from flax import nnx
 from jax import Array
 
 from jsparse._checks import all_finite
-from jsparse._paths import naming
 from jsparse._pure import Forward, call
 from jsparse._roles import multiplies_inputs, role_of
 from jsparse._slots import Slot, check_module, slots, sparse_parts
