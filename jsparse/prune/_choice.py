@@ -239,9 +239,7 @@ def _without_masked(kept: Array, score: Array) -> Array:
     return kept & (score > -jnp.inf)
 
 
-def score_of(
-    scores: Mapping[str, Any], path: str, shape: tuple[int, ...], name: str = "score"
-) -> Array:
+def score_of(scores: Arrays, path: str, shape: tuple[int, ...], name: str = "score") -> Array:
     """The scores of a weight of this shape: [...]; the name is that of one of them in errors.
 
     Raises:

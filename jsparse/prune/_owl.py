@@ -68,7 +68,7 @@ def owl(
       >>> model = jsparse.sparsify(model, (".*/kernel", jsparse.Held()))
       >>> found = owl(model, [jnp.eye(4)], density=0.5, layers=".*", outlier=2.0)
       >>> {path: round(density, 3) for path, density in found.items()}
-      {'layers/0/kernel': 0.5, 'layers/2/kernel': 0.5}
+      {'layers/0/kernel': 0.431, 'layers/2/kernel': 0.591}
 
     Reference: Yin et al., Outlier weighed layerwise sparsity (OWL), ICML 2024, section 3.
     """

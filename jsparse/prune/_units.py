@@ -100,6 +100,7 @@ def units(
         it. The cost is not a number, 0 or more; that of the whole model is 0 or infinite.
 
     Example:
+      >>> from flax import nnx
       >>> rngs = nnx.Rngs(0)
       >>> model = nnx.Sequential(nnx.Linear(4, 8, rngs=rngs), nnx.relu, nnx.Linear(8, 3, rngs=rngs))
       >>> small, record = units(model, (1, 4), budget=0.5)
