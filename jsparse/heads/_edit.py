@@ -15,7 +15,7 @@ from jsparse._sparse import Sparse
 from jsparse._surgery import copied, sparsify
 from jsparse._untraced import explain_abstract_model
 from jsparse._values import check_is, shown
-from jsparse.heads._given import read_places
+from jsparse.heads._given import read_indices
 from jsparse.heads._point import Point, put
 from jsparse.rules._held import Held
 
@@ -23,7 +23,7 @@ Model = TypeVar("Model", bound=nnx.Module)
 
 
 def replace(model: Model, path: str, point: Point) -> Model:
-    """A copy of the model in which a linear layer is the sparse head.
+    """A copy of the model in which the sparse head replaces a linear layer.
 
     Args:
       model: any NNX module; not changed.
@@ -34,8 +34,8 @@ def replace(model: Model, path: str, point: Point) -> Model:
       The copy; the kernel is under `Held`, and the layer has a bias, whether it had one or not.
 
     Raises:
-      TypeError: an argument of another kind.
-      ValueError: no `nnx.Linear` has its kernel there, or it has other sizes than the head.
+      TypeError: an argument of the wrong type.
+      ValueError: no `nnx.Linear` has its kernel there, or its sizes are not those of the head.
     """
     check_module(model)
     check_is(Point, "a Point, such as path.choose()", point=point)
@@ -62,29 +62,29 @@ def ablate(
 ) -> Model:
     """A copy of the model in which an output of a linear layer no longer reads some features.
 
-    Instead of a feature the output reads 0, or its mean, which goes into the bias: the means are
-    those by which a head was centered, so this is what a zero among its standardized weights does.
+    Instead of a feature the output reads 0, or the feature's mean, which is added to the bias. With
+    the means by which a head was centered, this equals a zero among its standardized weights.
 
     Args:
       model: any NNX module; not changed.
       path: of the layer's kernel, such as "fc/kernel".
-      inputs: the features, by their place.
-      output: the class, by its place; other classes still read the features.
+      inputs: indices of the features.
+      output: index of the class; other classes still read the features.
       means: of all features, [features], such as `Point.mean`; zeros without them.
 
     Returns:
       The copy; the kernel is under `Held`.
 
     Raises:
-      TypeError: an argument of another kind.
+      TypeError: an argument of the wrong type.
       ValueError: no `nnx.Linear` has its kernel there, it has no such input or output, or means
         are not one finite number for each input.
     """
     check_module(model)
     slot = _kernel(model, path)
     features, outputs = slot.parent.kernel.shape
-    chosen = sorted({*read_places("inputs", inputs, features)})
-    (place,) = read_places("output", [output], outputs)
+    chosen = sorted({*read_indices("inputs", inputs, features)})
+    (place,) = read_indices("output", [output], outputs)
     given = _means(means, features)
     held = sparsify(model, (re.escape(path), Held()))
     part, layer = _kernel(held, path).value, _kernel(held, path).parent

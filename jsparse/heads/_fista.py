@@ -24,7 +24,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsparse.heads._problem import Fit, Problem, Rows
+from jsparse.heads._problem import Fit, Problem
+from jsparse.heads._rows import Rows
 
 CHECKED = 10
 """Iterations between two checks."""
@@ -56,14 +57,7 @@ def fista(
 ) -> Fit:
     """Continue from a head until its optimality is within the tolerance, for at most `most` passes.
 
-    Args:
-      rows: the features.
-      problem: the loss and the penalty.
-      start: its slope is that at its weights.
-      lam: the weight of the penalty, [].
-      tolerance: of the violation, in units of lambda.
-      most: passes.
-      loop: what runs it.
+    The slope of `start` is that at its weights; `tolerance` is in units of lambda.
     """
     start = start._replace(
         optimality=problem.violation(start.weight, start.slope, lam),

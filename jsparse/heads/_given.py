@@ -36,11 +36,7 @@ def read_columns(targets: Any, rows: int) -> tuple[np.ndarray, bool]:
 def held_out(
     wanted: np.ndarray, labels: bool, validation: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Which rows are held out, bool [rows]: the same share of each class, but never its only row.
-
-    Raises:
-      ValueError: none could be.
-    """
+    """Which rows are held out, bool [rows]: an equal share of each class, never its only row."""
     rows = len(wanted)
     if not validation:
         return np.zeros(rows, bool)
@@ -60,18 +56,14 @@ def held_out(
     return held
 
 
-def read_places(name: str, given: Any, count: int) -> list[int]:
-    """Places on an axis as a list, even if one number is given.
-
-    Raises:
-      ValueError: something other than whole numbers from 0 below the length of the axis.
-    """
-    places = [given]
+def read_indices(name: str, given: Any, count: int) -> list[int]:
+    """Indices on an axis as a list, even if one number is given."""
+    indices = [given]
     if getattr(given, "ndim", 0) == 1 or isinstance(given, list | tuple | range):
-        places = list(given)
-    if not all(is_whole(n) and 0 <= n < count for n in places):
+        indices = list(given)
+    if not all(is_whole(n) and 0 <= n < count for n in indices):
         raise ValueError(
-            f"{name} must be whole numbers from 0 to {count - 1}, places on its axis; got "
+            f"{name} must be whole numbers from 0 to {count - 1}, indices on its axis; got "
             f"{shown(given)}"
         )
-    return [int(n) for n in places]
+    return [int(n) for n in indices]

@@ -10,9 +10,9 @@ import numpy as np
 from jsparse._checks import require
 from jsparse._values import check_is, check_whole, shown
 from jsparse._versions import versions
-from jsparse.heads._given import check_features, read_places
+from jsparse.heads._given import check_features, read_indices
 from jsparse.heads._point import Point, words_of
-from jsparse.report._figures import in_page
+from jsparse.report._figures import data_uri
 from jsparse.report._page import check_html_path, write_page
 
 GAP = 2
@@ -44,8 +44,8 @@ def page(
       images: those, [rows, height, width] or [rows, height, width, 1 or 3]: bytes, or floats, which
         are drawn from their lowest to their highest.
       out: the file.
-      classes: which to show, by their place; all by default.
-      names: of all classes; their places by default.
+      classes: indices of those to show; all by default.
+      names: of all classes; their indices by default.
       most: features per class.
       beside: images per feature, side by side.
 
@@ -53,7 +53,7 @@ def page(
       The path of the page.
 
     Raises:
-      TypeError: an argument of another kind.
+      TypeError: an argument of the wrong type.
       ValueError: sizes that do not fit, features that are NaN or infinite, or no such class.
       IsADirectoryError: `out` is a folder.
       ImportError: matplotlib or Jinja2 is not installed.
@@ -66,7 +66,7 @@ def page(
     values, pictures = np.asarray(features), _bytes(images, len(features))
     _check_fit(point, values)
     titles = _titles(point, names)
-    chosen = read_places("classes", classes, len(titles)) or range(len(titles))
+    chosen = read_indices("classes", classes, len(titles)) or range(len(titles))
     strips: dict[int, dict[str, Any]] = {}
     used = np.count_nonzero(point.weight.any(axis=1))
     accuracy, output = words_of(point)
@@ -130,7 +130,7 @@ def _strip(pictures: np.ndarray) -> dict[str, Any]:
         sheet[:, n * step : n * step + wide * times] = one
     content = io.BytesIO()
     Image.fromarray(sheet[..., 0] if channels == 1 else sheet).save(content, "PNG", optimize=True)
-    return {"uri": in_page(content.getvalue()), "wide": sheet.shape[1], "high": sheet.shape[0]}
+    return {"uri": data_uri(content.getvalue()), "wide": sheet.shape[1], "high": sheet.shape[0]}
 
 
 def _bytes(images: Any, rows: int) -> np.ndarray:

@@ -2,9 +2,9 @@
 
 1. Features are standardized over the training rows; constant ones are left out, with weight 0.
 2. The first lambda is the least at which all weights are 0: the largest size of the gradient there,
-   divided by the mix. The others fall from it on a logarithmic scale.
-3. Each head starts from the previous one. In memory FISTA solves it; for features read a block at a
-   time SAGA first comes close.
+   divided by the mix. The others decrease from it on a logarithmic scale.
+3. Each head starts from the previous one. FISTA solves it; for features that are read a block at a
+   time, SAGA gets close first.
 4. Each head is solved to a tolerance of its optimality conditions (KKT), which is measured.
 
 Numbers: `experiments/debug_head.py`; speed: `experiments/bench/heads.py`.
@@ -13,6 +13,7 @@ Numbers: `experiments/debug_head.py`; speed: `experiments/bench/heads.py`.
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,11 +24,11 @@ from jax import Array
 from jsparse._values import check_flag, check_in, check_key, check_whole
 from jsparse.heads._fista import compiled_fista, fista, python_loop
 from jsparse.heads._given import check_features, held_out, read_columns
-from jsparse.heads._point import Point, inverse, words_of
-from jsparse.heads._problem import Fit, Problem, Rows, identity, norms
-from jsparse.heads._rows import ROUNDING, Blockwise, InMemory, in_memory, moments, standardized
+from jsparse.heads._point import Point, words_of
+from jsparse.heads._problem import Fit, Problem, identity, norms
+from jsparse.heads._rows import ROUNDING, Blockwise, Rows, moments, read_rows
 from jsparse.heads._saga import STEP, saga
-from jsparse.report._table import table
+from jsparse.report._table import cells, table
 
 MOST = 3000
 """Passes over the data for one head, of FISTA and of SAGA each."""
@@ -73,11 +74,8 @@ class Path:
 
     def __str__(self) -> str:
         every = -(-len(self.points) // SHOWN)
-        rows = [
-            (f"{p.lam:.3g}", f"{p.features_per_class:.1f}", f"{p.kept:,}", f"{p.accuracy:.4f}",
-             f"{p.optimality:.2g}")
-            for p in self.points[::-every][::-1]
-        ]  # fmt: skip
+        numbers = lambda p: (p.lam, p.features_per_class, p.kept, p.accuracy, p.optimality)
+        rows = [cells(".3g .1f , .4f .2g", *numbers(p)) for p in self.points[::-every][::-1]]
         accuracy, output = words_of(self.points[0])
         return table(("lambda", f"per {output}", "kept", accuracy, "optimality"), rows, (), 0)
 
@@ -127,7 +125,7 @@ def elastic_net_path(
       The heads.
 
     Raises:
-      TypeError: an argument of another kind.
+      TypeError: an argument of the wrong type.
       ValueError: sizes that do not fit, values that are NaN or infinite, labels that miss a class,
         targets or features that do not vary or are not correlated, no row to hold out, or a number
         outside its interval.
@@ -164,22 +162,21 @@ def elastic_net_path(
     size, loss = (norms if grouped else jnp.abs), (jax.nn.softmax if labels else identity)
     with np.errstate(over="ignore"):  # `_largest` refuses what is out of range
         problem = Problem(jnp.asarray(wanted, dtype), share, jnp.asarray(mix, dtype), loss, size)
-        rows = _rows(features, mean, std, batch, dtype)
+        rows = read_rows(features, mean, std, batch, dtype)
     empty = _empty(rows, problem, labels, features.shape[1])
     largest = _largest(problem, empty, wanted[~held], std)  # 2
-    facts: dict[str, Any] = {"mean": mean, "std": std, "regression": not labels}
+    solved = partial(Point, mean=mean, std=std, regression=not labels)
     lams, found = np.geomspace(largest, smallest * largest, points), []
     for lam, fit in zip(lams, _fits(rows, problem, empty, lams, tolerance, rng), strict=True):  # 3
         weight, outputs = np.asarray(fit.weight), np.asarray(fit.outputs)
         found.append(
-            Point(
+            solved(
                 weight=weight,
                 bias=np.asarray(fit.bias),
                 lam=float(lam),
                 kept=int(np.count_nonzero(weight)),
                 accuracy=_accuracy(outputs, wanted, held, labels),
                 optimality=float(fit.optimality),
-                **facts,
             )
         )
     _warn(found, tolerance)
@@ -203,15 +200,6 @@ def _fits(
         else:
             fit = compiled_fista(rows, problem, fit, lam, tolerance, MOST, jax.lax.while_loop)
         yield fit
-
-
-def _rows(features: Any, mean: np.ndarray, std: np.ndarray, batch: int, dtype: Any) -> Rows:
-    """The features, standardized; constant ones become 0."""
-    scale = jnp.asarray(inverse(std), dtype)
-    near = jnp.asarray(mean, dtype)
-    if in_memory(features):
-        return InMemory(standardized(jnp.asarray(features), near, scale))
-    return Blockwise(features, batch, near, scale)
 
 
 def _empty(rows: Rows, problem: Problem, labels: bool, features: int) -> Fit:

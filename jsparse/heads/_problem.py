@@ -9,7 +9,7 @@ are |W_jk|, or, grouped by feature, the 2-norms of the rows W_j. The bias is not
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,18 +29,6 @@ def identity(outputs: Array) -> Array:
     return outputs
 
 
-class Rows(Protocol):
-    """Standardized features, of which only two products are needed."""
-
-    def forward(self, weight: Array, bias: Array) -> Array:
-        """Outputs of all rows, [rows, outputs]."""
-        ...
-
-    def backward(self, residual: Array) -> tuple[Array, Array]:
-        """The gradients [features, outputs] and [outputs] from those of the outputs."""
-        ...
-
-
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["targets", "share", "mix"],
@@ -48,21 +36,13 @@ class Rows(Protocol):
 )
 @dataclass(frozen=True)
 class Problem:
-    """The loss and the penalty, without their weight lambda.
+    """The loss and the penalty, without their weight lambda."""
 
-    Attributes:
-      targets: [rows, outputs]; of classes, 1 for the one and 0 for the others.
-      share: the weight of each row, [rows].
-      mix: a, the part of the penalty that makes zeros.
-      mean: from outputs to what they predict: softmax, or the identity.
-      size: from weights to the sizes that are penalized, [features, outputs] or [features, 1].
-    """
-
-    targets: Array
-    share: Array
-    mix: Array
-    mean: Callable[[Array], Array]
-    size: Callable[[Array], Array]
+    targets: Array  # [rows, outputs]; of classes, 1 for the one and 0 for the others
+    share: Array  # the weight of each row, [rows]
+    mix: Array  # a, the part of the penalty that makes zeros
+    mean: Callable[[Array], Array]  # from outputs to what they predict: softmax or the identity
+    size: Callable[[Array], Array]  # of weights: [features, outputs], or grouped [features, 1]
 
     @jax.jit
     def residual(self, outputs: Array) -> Array:
@@ -102,22 +82,12 @@ class Problem:
 
 
 class Fit(NamedTuple):
-    """A head that is being solved.
+    """A head that is being solved."""
 
-    Attributes:
-      weight: [features, outputs], of the standardized features.
-      bias: [outputs].
-      outputs: of all rows, [rows, outputs].
-      slope: gradients of the loss, without the penalty, by weight and bias.
-      step: the solver's last step size, [].
-      passes: over the data, [].
-      optimality: how far it is from the minimum, see `violation`, [].
-    """
-
-    weight: Array
-    bias: Array
-    outputs: Array
-    slope: tuple[Array, Array]
-    step: Array
-    passes: Array
-    optimality: Array
+    weight: Array  # of the standardized features, [features, outputs]
+    bias: Array  # [outputs]
+    outputs: Array  # of all rows, [rows, outputs]
+    slope: tuple[Array, Array]  # gradients of the loss, without the penalty, by weight and bias
+    step: Array  # the solver's last step size, []
+    passes: Array  # over the data, []
+    optimality: Array  # how far it is from the minimum, see `violation`, []

@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array, lax
 
 from jsparse._values import shown
+from jsparse.heads._point import inverse
 
 ROUNDING = 16
 """A deviation of this many rounding errors of the largest value counts as 0."""
@@ -49,19 +50,12 @@ class InMemory:
 
 @dataclass(frozen=True)
 class Blockwise:
-    """Features that are read and standardized a block of rows at a time.
+    """Features that are read and standardized a block of rows at a time."""
 
-    Attributes:
-      features: with a shape, and rows by slices.
-      batch: rows of a block.
-      mean: [features].
-      scale: 1 / deviation, or 0 for a feature that is constant, [features].
-    """
-
-    features: Any
-    batch: int
-    mean: Array
-    scale: Array
+    features: Any  # with a shape, and rows by slices
+    batch: int  # rows of a block
+    mean: Array  # [features]
+    scale: Array  # 1 / deviation, or 0 for a feature that is constant, [features]
 
     def __len__(self) -> int:
         return math.ceil(self.features.shape[0] / self.batch)
@@ -86,6 +80,8 @@ class Blockwise:
         return sum(one for one, _ in sums), sum(one for _, one in sums)  # type: ignore[return-value]
 
 
+Rows = InMemory | Blockwise
+"""Standardized features, of which only two products are needed."""
 _outputs, _slopes = jax.jit(outputs_of), jax.jit(slopes_of)
 
 
@@ -95,23 +91,22 @@ def standardized(x: Array, mean: Array, scale: Array) -> Array:
     return (x.astype(mean.dtype) - mean[None]) * scale[None]
 
 
-def in_memory(features: Any) -> bool:
-    """Whether the features are an array in memory, not one that is read from a file."""
-    return isinstance(features, jax.Array | np.ndarray) and not isinstance(features, np.memmap)
+def read_rows(features: Any, mean: np.ndarray, std: np.ndarray, batch: int, dtype: Any) -> Rows:
+    """The features, standardized: at once if they are in memory; constant ones become 0."""
+    near, scale = jnp.asarray(mean, dtype), jnp.asarray(inverse(std), dtype)
+    if isinstance(features, jax.Array | np.ndarray) and not isinstance(features, np.memmap):
+        return InMemory(standardized(jnp.asarray(features), near, scale))
+    return Blockwise(features, batch, near, scale)
 
 
 def moments(features: Any, used: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation (divisor n - 1) of each feature over the rows that are used.
 
     The deviation is 0 for a feature that is constant, up to rounding.
-
-    Raises:
-      ValueError: a value of any row is NaN or infinite.
     """
     count, mean, spread, most = 0, np.zeros(()), np.zeros(()), np.zeros(())
     for first in range(0, features.shape[0], batch):
-        block = np.asarray(features[first : first + batch])
-        block = block.astype(np.float64)
+        block = np.asarray(features[first : first + batch]).astype(np.float64)
         if not np.isfinite(block).all():
             row, feature = np.argwhere(~np.isfinite(block))[0]
             raise ValueError(

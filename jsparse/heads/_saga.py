@@ -43,17 +43,8 @@ def saga(
 ) -> tuple[Fit, float]:
     """Continue from a head until its optimality is near the tolerance or stops improving.
 
-    Args:
-      rows: the features.
-      problem: the loss and the penalty.
-      start: its outputs and slope are those at its weights.
-      lam: the weight of the penalty, [].
-      step: of a block.
-      stop: the tolerance, and how many epochs at most.
-      rng: for the order of the blocks.
-
-    Returns:
-      (the new head, and a step for the next lambda).
+    Outputs and slope of `start` are those at its weights; `stop` is the tolerance and how many
+    epochs at most. Returns the new head, and a step for the next lambda.
     """
     tolerance, most = stop
     first = float(problem.violation(start.weight, start.slope, lam))
