@@ -9,6 +9,7 @@
    divided by their decay first, come out as in the real update.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -38,12 +39,7 @@ class Ones(NamedTuple):
 
 
 def check_responds(tx: optax.GradientTransformation) -> None:
-    """Refuse transforms whose steps are not those of a gradient in a metric of second moments.
-
-    Raises:
-      ValueError: a state that is not known; steps that depend on the size of weights, on the
-        sign of gradients or on those of other weights, or that ascend the gradient.
-    """
+    """Refuse transforms whose steps are not those of a gradient in a metric of second moments."""
     with jax.ensure_compile_time_eval():
         try:
             initial_state(tx)
@@ -75,41 +71,35 @@ def response(tx: Any, before: Any, after: Any, ones: Ones, params: Any, extra: d
     """The step of each weight, 0 or more, by the states before and after the update."""
     zero = jnp.zeros(())
     decayed = tx.update(zero, _filled(ones.state, zero, 1.0), zero)[1]
-    state = _trial(before, after, ones.state, decayed)
+
+    def moments(name: str, old: Any, new: Any, one: Any, less: Any) -> Any:
+        if name in FIRST:  # 2
+            return jax.tree.map(lambda a: jnp.full_like(a, TINY * one), old)
+        if name in SECOND:  # 3
+            return jax.tree.map(lambda a: a / less.astype(a.dtype), new)
+        return new
+
+    state = _with_moments(moments, before, after, ones.state, decayed)
     fill = lambda value: jax.tree.map(lambda a: jnp.full_like(a, value), params)
     moves, _ = tx.update(fill(TINY), state, fill(0.0), **extra)
     return jax.tree.map(lambda move: jnp.maximum(-move / TINY, 0.0), moves)
 
 
-def _trial(before: Any, after: Any, ones: Any, decayed: Any) -> Any:
-    """The state in which tiny gradients give the step: see 2 and 3."""
-    if not isinstance(before, tuple):
-        return before  # counts and hyperparameters
-    parts = []
-    names = getattr(before, "_fields", ("",) * len(before))
-    for name, *four in zip(names, before, after, ones, decayed, strict=True):
-        old, new, one, less = four
-        if name in FIRST:
-            part = jax.tree.map(lambda a, one=one: jnp.full_like(a, TINY * one), old)
-        elif name in SECOND:
-            part = jax.tree.map(lambda a, less=less: a / less.astype(a.dtype), new)
-        else:
-            part = new if name in HIGHEST else _trial(*four)
-        parts.append(part)
-    return type(before)(*parts) if hasattr(before, "_fields") else tuple(parts)
-
-
 def _filled(state: Any, first: Any, second: Any) -> Any:
     """A state on a single number, with other first and second moments."""
+    fill = lambda name, part: jnp.full_like(part, first if name in FIRST else second)
+    return _with_moments(fill, state)
+
+
+def _with_moments(moments: Callable[..., Any], state: Any, *others: Any) -> Any:
+    """The state, each of its moments made from the name and the moments of all states."""
     if not isinstance(state, tuple):
-        return state
-    fields = getattr(state, "_fields", ("",) * len(state))
-    value = lambda name: first if name in FIRST else second
+        return state  # counts and hyperparameters
+    names = getattr(state, "_fields", ("",) * len(state))
+    known = FIRST + SECOND + HIGHEST
     parts = [
-        jnp.full_like(part, value(name))
-        if name in FIRST + SECOND + HIGHEST
-        else _filled(part, first, second)
-        for name, part in zip(fields, state, strict=True)
+        moments(name, *same) if name in known else _with_moments(moments, *same)
+        for name, *same in zip(names, state, *others, strict=True)
     ]
     return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
 
@@ -136,9 +126,7 @@ def _at_count(state: Any, count: int) -> Any:
 def _check_linear(tx: optax.GradientTransformation, state: Any) -> None:
     """Refuse updates that are not linear in the gradient, weight by weight.
 
-    Args:
-      tx: the transform.
-      state: on an array of shape `TRIED`, whose first element alone has a gradient here.
+    The state is that of an array of shape `TRIED`, whose first element alone has a gradient here.
     """
 
     def move(gradient: float, weight: float) -> np.ndarray:
