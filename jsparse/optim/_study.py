@@ -5,8 +5,8 @@
 3. If it does not depend on parameters either, there is no decay. Otherwise the update is computed
    at many counts at once, so that schedules and accumulation do not hide anything.
 4. Decay: with a gradient of 0, a learned parameter still moves; if not at once, as what is applied
-   may be the step before (rprop), then within `FEW` steps; so too where the state holds earlier
-   parameters, from which the next rate may follow (prodigy).
+   may be the step before (rprop), then within `FEW` steps; the same where the state holds earlier
+   parameters, from which the next rate may be computed (prodigy).
 5. It can be removed by showing the transform 0 for that parameter, if it then stays without a
    gradient and moves the same with one. That holds for decoupled and for coupled decay, but not
    where steps depend on the size of the parameter (lamb, lars) or its history (schedule_free).
@@ -24,7 +24,7 @@ from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, Literal
 from jax.interpreters.partial_eval import dce_jaxpr
 
-from jsparse._paths import map_by_path, path_of
+from jsparse._paths import map_by_path, named
 
 VALUE, LESS = 0.125, 0.7
 COUNTS = (*range(1024), 10_000, 100_000)
@@ -35,16 +35,10 @@ EXTRA = ({}, {"value": 1.0})
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What was found, by path of the learned parameters.
+    """What was found: paths of the learned parameters that decay, and of those that never move."""
 
-    Attributes:
-      spared: decayed, but not if the transform is shown 0 in their place.
-      decayed: decayed, and nothing can be done about it from outside.
-      frozen: never moved.
-    """
-
-    spared: frozenset[str] = frozenset()
-    decayed: frozenset[str] = frozenset()
+    spared: frozenset[str] = frozenset()  # decayed, but not if the transform is shown 0 instead
+    decayed: frozenset[str] = frozenset()  # and nothing can be done about it from outside
     frozen: frozenset[str] = frozenset()
 
 
@@ -71,11 +65,7 @@ def without_decay(tx: optax.GradientTransformation, paths: frozenset[str]) -> An
 
 
 def study(tx: optax.GradientTransformation, params: Any, learned: frozenset[str]) -> Study:
-    """Try a transform on parameters of the structure, ranks and types of these.
-
-    Returns:
-      What was found; nothing, if the transform does not accept one element per array.
-    """
+    """What a transform does with learned parameters; nothing is found if it cannot be tried."""
     for extra in EXTRA if learned else ():
         try:
             return _study(_Trial(tx, params, learned, extra))
@@ -136,12 +126,11 @@ def _study(trial: "_Trial") -> Study:
 
 
 def _classified(moves: dict[str, np.ndarray], tiny: bool = False) -> dict[str, frozenset[str]]:
-    """Which parameters are spared and which decayed, given their updates.
+    """Which parameters are spared and which decayed, given their updates by path, [5, n].
 
-    Args:
-      moves: [5, n] by path: without a gradient at `VALUE`, at `LESS` of it and at 0, and with one
-        at `VALUE` and at 0. What is not finite counts as 0.
-      tiny: whether what rounds to nothing is decay if it is proportional to the parameter.
+    Those are without a gradient at `VALUE`, at `LESS` of it and at 0, and with one at `VALUE` and
+    at 0; what is not finite counts as 0. `tiny`: what rounds to nothing is decay if it is
+    proportional to the parameter.
     """
     found: dict[str, set[str]] = {"spared": set(), "decayed": set()}
     for path, rows in moves.items():
@@ -172,7 +161,7 @@ class _Trial:
         state = jax.eval_shape(self.tx.init, seen)
 
         def update(given: Any, seen: Any, state: Any) -> dict[str, Array]:
-            return self._named(self.tx.update(given, state, seen, **self._extras())[0])
+            return self._elements(self._update(given, state, seen)[0])
 
         closed, shapes = jax.make_jaxpr(update, return_shape=True)(seen, seen, state)
         return closed, sorted(shapes), len(jax.tree.leaves(seen))
@@ -208,17 +197,13 @@ class _Trial:
             return any(np.all(np.asarray(x) == VALUE) for x in leaves if not _is_key(x))
 
     def moves(self, *cases: tuple[float, float, int]) -> dict[str, np.ndarray]:
-        """The update of each learned parameter for each case, [cases].
-
-        Args:
-          *cases: (gradient, value of learned parameters, count).
-        """
+        """The update of each learned parameter for each gradient, value and count, [cases]."""
         with jax.ensure_compile_time_eval():
             state = self.tx.init(self._filled(VALUE))
 
             def at(gradient: Array, value: Array, count: Array) -> dict[str, Array]:
                 now = jax.tree.map(lambda s: count.astype(s.dtype) if _is_count(s) else s, state)
-                return self._update(gradient, value, now)[0]
+                return self._moved(gradient, value, now)[0]
 
             gradients, values, counts = zip(*cases, strict=True)
             given = jnp.array(gradients), jnp.array(values), jnp.array(counts, jnp.int32)
@@ -228,7 +213,7 @@ class _Trial:
         """The update of each learned parameter at each step, [steps]."""
 
         def step(state: Any, _: None) -> tuple[Any, dict[str, Array]]:
-            moves, state = self._update(gradient, value, state)
+            moves, state = self._moved(gradient, value, state)
             return state, moves
 
         with jax.ensure_compile_time_eval():
@@ -241,9 +226,9 @@ class _Trial:
         def step(now: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], dict[str, Array]]:
             state, seen = now
             given = jax.tree.map(jnp.ones_like, seen)
-            updates, state = self.tx.update(given, state, seen, **self._extras())
+            updates, state = self._update(given, state, seen)
             seen = optax.apply_updates(seen, updates)
-            return (state, seen), {path: a.ravel()[0] for path, a in self._named(seen).items()}
+            return (state, seen), self._elements(seen)
 
         with jax.ensure_compile_time_eval():
             seen = self._filled(VALUE, 0.0)
@@ -256,24 +241,25 @@ class _Trial:
         _, found = program.lower(start).compile()(start)  # at once, whatever is traced around it
         return {path: np.asarray(values, np.float32) for path, values in found.items()}
 
-    def _update(self, gradient: Any, value: Any, state: Any) -> tuple[dict[str, Array], Any]:
-        seen = self._filled(VALUE, value)
+    def _moved(self, gradient: Any, value: Any, state: Any) -> tuple[dict[str, Array], Any]:
+        """The updates of learned parameters with this gradient and value, and the new state."""
         others = jnp.where(gradient == 0, 1.0, gradient)  # or prodigy would divide 0 by 0
-        given = self._filled(others, gradient)
-        updates, state = self.tx.update(given, state, seen, **self._extras())
-        return {path: u.ravel()[0] for path, u in self._named(updates).items()}, state
+        given, seen = self._filled(others, gradient), self._filled(VALUE, value)
+        updates, state = self._update(given, state, seen)
+        return self._elements(updates), state
+
+    def _update(self, given: Any, state: Any, seen: Any) -> tuple[Any, Any]:
+        extra = {name: jnp.asarray(value) for name, value in self.extra.items()}
+        return self.tx.update(given, state, seen, **extra)
 
     def _filled(self, rest: Any, learned: Any = VALUE) -> Any:
         value = lambda path: learned if path in self.learned else rest
         fill = lambda path, a: jnp.full((1,) * a.ndim, value(path), a.dtype)
         return map_by_path(fill, self.params)
 
-    def _named(self, updates: Any) -> dict[str, Array]:
-        leaves = jax.tree_util.tree_leaves_with_path(updates)
-        return {path_of(keys): u for keys, u in leaves if path_of(keys) in self.learned}
-
-    def _extras(self) -> dict[str, Array]:
-        return {name: jnp.asarray(value) for name, value in self.extra.items()}
+    def _elements(self, tree: Any) -> dict[str, Array]:
+        """The single elements of the arrays of learned parameters, by path."""
+        return {path: a.ravel()[0] for path, a in named(tree).items() if path in self.learned}
 
 
 def _is_count(leaf: Any) -> bool:
