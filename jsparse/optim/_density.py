@@ -121,36 +121,34 @@ class TargetDensity:
         Returns:
           The new memory, [2].
         """
-        steered = {p: f"{p}/threshold" for p in threshold_parts(model)}
-        parts = {p: q for p, q in threshold_parts(model).items() if steered[p] in gradients}
+        steered = {f"{path}/threshold": part for path, part in threshold_parts(model).items()}
+        pulls = {path: gradients[path] for path in steered if path in gradients}
+        parts = [steered[path] for path in pulls]
         if not parts:
             return memory
-        pulls = [gradients[steered[path]] for path in parts]
         every = max(1, min(self.every, self.steps // 200))
         due = step % every == 0
 
-        def steer(_: None) -> tuple[Array, list[Array]]:
-            kept = [_kept(part) for part in parts.values()]
-            total = sum(k.sum() for k in kept) / sum(map(_size, parts.values()))
+        def steer() -> tuple[Array, list[Array]]:
+            kept = [_kept(part) for part in parts]
+            total = sum(k.sum() for k in kept) / sum(map(_size, parts))
             distance = jnp.log(jnp.maximum(total, 1e-6)) - jnp.log(self.goal(step))
             grown = memory[0] + self.gain_memory * every / self.steps * distance
             grown = jnp.clip(grown, -8.0, 8.0)
             push = jnp.exp(grown) * jax.nn.softplus(self.gain * distance + AT_GOAL)
             push = push * jnp.clip(1.0 + distance / BELOW, 0.0, 1.0) * float(self.density < 1)
-            pull = norm(pulls)
+            pull = norm(pulls.values())
             peak = jnp.where(jnp.isfinite(pull), jnp.maximum(memory[1], pull), memory[1])
-            bound = jnp.maximum(1.0, MOVES * peak / norm(map(_cost_slope, parts.values())))
+            bound = jnp.maximum(1.0, MOVES * peak / norm(map(_cost_slope, parts)))
             grown = jnp.where(push > bound, jnp.minimum(grown, memory[0]), grown)
             push = jnp.minimum(push, bound)
-            alphas = [push * _alpha(part, k) for part, k in zip(parts.values(), kept, strict=True)]
+            alphas = [push * _alpha(part, k) for part, k in zip(parts, kept, strict=True)]
             new = jnp.stack([grown, peak]), alphas
-            return jax.tree.map(partial(jnp.where, due), new, stay(None))
+            return jax.tree.map(partial(jnp.where, due), new, now)
 
-        def stay(_: None) -> tuple[Array, list[Array]]:
-            return memory, [part.alpha[...] for part in parts.values()]
-
-        memory, alphas = lax.cond(any_under_vmap(due), steer, stay, None)
-        for part, alpha in zip(parts.values(), alphas, strict=True):
+        now = memory, [part.alpha[...] for part in parts]
+        memory, alphas = lax.cond(any_under_vmap(due), steer, lambda: now)
+        for part, alpha in zip(parts, alphas, strict=True):
             write(part.alpha, alpha)
         return memory
 

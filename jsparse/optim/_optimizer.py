@@ -2,8 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Set
-from numbers import Real
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import optax
@@ -16,7 +15,7 @@ from jsparse._pattern import Role
 from jsparse._revise.transform import Revise, Revised
 from jsparse._slots import check_module, held_groups, sparse_parts
 from jsparse._untraced import explain_abstract_model
-from jsparse._values import check_transform, shown
+from jsparse._values import check_transform, is_number, shown
 from jsparse._variables import Mask, Setting, write
 from jsparse.optim._density import TargetDensity
 from jsparse.optim._masked import masked_at_zero, masked_weights, without_masked
@@ -40,6 +39,7 @@ MAY_BE_AROUND = {
 """States of optax's transforms that leave gradients and updates as they are, in any version."""
 
 
+@runtime_checkable
 class Control(Protocol):
     """Changes the settings of a model's rules during training."""
 
@@ -107,20 +107,15 @@ class Optimizer(nnx.Optimizer):
         controls: tuple[Control, ...] = (),
         clip_task: float = float("inf"),
     ):
-        if not isinstance(controls, tuple):
-            raise TypeError(f"controls is a tuple, such as (TargetDensity(...),); got {controls!r}")
-        for control in controls:
-            if isinstance(control, type) or not (
-                hasattr(control, "init") and hasattr(control, "apply")
-            ):
-                raise TypeError(
-                    f"controls is a tuple of controls, such as (TargetDensity(...),); got "
-                    f"{shown(control)} in it"
-                )
+        is_control = lambda one: isinstance(one, Control) and not isinstance(one, type)
+        if not isinstance(controls, tuple) or not all(map(is_control, controls)):
+            raise TypeError(
+                "controls must be a tuple of controls, such as (TargetDensity(...),); got "
+                f"{shown(controls)}"
+            )
         check_module(model)
         check_transform(tx=tx)
-        number = isinstance(clip_task, Real) and not isinstance(clip_task, bool)
-        if not (number and clip_task > 0):
+        if not (is_number(clip_task) and clip_task > 0):
             raise ValueError(
                 f"clip_task is the largest norm of the task's gradient, above 0; got {clip_task!r}"
             )
@@ -137,10 +132,11 @@ class Optimizer(nnx.Optimizer):
         self.controls = controls
         self.clip_task = float(clip_task)
         memories = [c.init(model) for c in controls]
-        if len({jnp.shape(memory) for memory in memories}) > 1:
+        shapes = [jnp.shape(memory) for memory in memories]
+        if len(set(shapes)) > 1:
             raise ValueError(
-                f"controls have memories of shapes {[jnp.shape(m) for m in memories]}; give them "
-                "the same shape by padding the smaller ones"
+                f"controls have memories of shapes {shapes}; give them the same shape by padding "
+                "the smaller ones"
             )
         # without controls there is none, since Orbax refuses arrays without elements
         self.memory: Any = Setting(jnp.stack(memories)) if controls else None
