@@ -49,23 +49,14 @@ INK, GAP = (43, 124, 208), 255  # seen on white and on black; between the window
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A line, a point with error bars, or a cloud of points, of a chart.
+    """A line, a point with error bars, or a cloud of points, of a chart."""
 
-    Attributes:
-      name: for the legend; "" for none.
-      x: [n].
-      y: [n].
-      spread: half the height of the band, [n]; of a point half the bars along x and y, [2].
-      style: which color and dash or mark.
-      point: whether it is a point, or n of them without bars.
-    """
-
-    name: str
-    x: np.ndarray
-    y: np.ndarray
-    spread: np.ndarray | None = None
-    style: int = 0
-    point: bool = False
+    name: str  # for the legend; "" for none
+    x: np.ndarray  # [n]
+    y: np.ndarray  # [n]
+    spread: np.ndarray | None = None  # half the band, [n]; of a point half its bars, x and y, [2]
+    style: int = 0  # which color and dash or mark
+    point: bool = False  # or n of them without bars
 
     @property
     def key(self) -> dict[str, Any]:
@@ -81,15 +72,7 @@ Figure = dict[str, Any]
 
 
 def chart(title: str, lines: Sequence[Line], label: str, x: str = "step", y: str = "") -> Figure:
-    """Draw lines and points.
-
-    Args:
-      title: plain text.
-      lines: at least one.
-      label: below the horizontal axis.
-      x: what is on it, "step" or "density".
-      y: what is on the other: "density", "accuracy" or anything.
-    """
+    """Draw one line or more; what is on an axis, such as "step" or "density", sets its ticks."""
     import matplotlib.figure
     import matplotlib.style
 
@@ -129,7 +112,7 @@ def _edges(line: Line) -> list[np.ndarray]:
 def _draw(axes: Any, line: Line, name: str) -> None:
     """A point with bars, or a line with a band: both broken where a value is not a number."""
     turn, n = divmod(line.style, len(COLORS))
-    free = {"color": COLORS[n], "clip_on": False, "zorder": 3}  # whole on the edge of the plot too
+    free = {"color": COLORS[n], "clip_on": False, "zorder": 3}  # not cut off at the plot's edge
     inside = [
         lambda values, ends=ends: np.clip(values, *ends)
         for ends in (axes.get_xlim(), axes.get_ylim())
@@ -210,7 +193,7 @@ def _rounded(value: float, digits: int) -> str:
 
 
 def _svg(text: str, title: str, lines: Sequence[Line]) -> str:
-    """What matplotlib wrote, to stand inside the page: its colors, and names where one points."""
+    """What matplotlib wrote, ready for the page: its colors, and names that show on hovering."""
     text = text[text.index(">", text.index("<svg")) + 1 :]
     short = lambda found: re.sub(r"(\.\d\d)\d+|\s*\n", lambda m: m[1] or "", found[0])
     text = re.sub(r' d="[^"]*"', short, text)
@@ -227,13 +210,10 @@ def _svg(text: str, title: str, lines: Sequence[Line]) -> str:
 
 
 def mask_picture(title: str, mask: np.ndarray, axes: dict[str, Any]) -> Figure:
-    """A mask with a row for each output and a column for each input.
+    """A mask, bool [...], with a row for each output and a column for each input.
 
-    Args:
-      title: plain text.
-      mask: bool, [...] as the weight.
-      axes: "stack", the number of leading axes that count layers; "inputs", the axes that are
-        summed over, the window of a convolution left out; "outputs", the axes that stay.
+    Of its axes, the first "stack" count layers, "inputs" are summed over, "outputs" stay, and the
+    others are the window of a convolution.
     """
     whole, window = _by_output(mask, axes)
     rows, columns, height, width = whole.shape
@@ -241,7 +221,7 @@ def mask_picture(title: str, mask: np.ndarray, axes: dict[str, Any]) -> Figure:
     if not window:
         words = f"{counts[0]} (rows), {counts[1]} (columns)"
         return _picture(title, whole[:, :, 0, 0], words)
-    side = 1  # few inputs: the outputs stand in several columns
+    side = 1  # few inputs: the outputs are laid out in several columns
     while rows * height > side * side * columns * width and side < rows:
         side += 1
     beside = f", {side} side by side" if side > 1 else ""
@@ -258,13 +238,9 @@ def mask_picture(title: str, mask: np.ndarray, axes: dict[str, Any]) -> Figure:
 
 
 def input_picture(title: str, mask: np.ndarray, axes: dict[str, Any], image: list[int]) -> Figure:
-    """How many weights read each pixel of an input image; the darkest has the most.
+    """How many weights of a layer that reads a whole image read each pixel; the darkest has most.
 
-    Args:
-      title: plain text.
-      mask: bool, [...] as the weight of a layer that reads the whole image.
-      axes: as for `mask_picture`.
-      image: height, width and, if there are any, channels; they multiply to the inputs.
+    `image` is its height, width and, if there are any, channels.
     """
     whole, _ = _by_output(mask, axes)
     counts = whole.sum(axis=(0, 2, 3)).reshape(*image[:2], -1).sum(axis=-1)
@@ -300,9 +276,9 @@ def _picture(title: str, values: np.ndarray, words: str) -> Figure:
     opacity = bytes(round(255 * level / 254) for level in range(GAP)) + bytes((70,))
     content = io.BytesIO()
     image.save(content, "PNG", optimize=True, transparency=opacity)
-    return {"title": title, "uri": in_page(content.getvalue()), "size": image.size, "words": words}
+    return {"title": title, "uri": data_uri(content.getvalue()), "size": image.size, "words": words}
 
 
-def in_page(png: bytes) -> str:
-    """A PNG file as an address that holds it."""
+def data_uri(png: bytes) -> str:
+    """A PNG file as a URI that holds it."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"

@@ -10,8 +10,9 @@ import numpy as np
 
 from jsparse._storage.checked_json import check_fields
 from jsparse._storage.files import CorruptCheckpoint
+from jsparse._values import is_number
 from jsparse.report._about import check_about
-from jsparse.report._run import Run, is_number
+from jsparse.report._run import Run
 from jsparse.report._saving import FORMAT, VERSION
 
 SAVE = "jsparse.report.save(model, folder, x)"
@@ -20,12 +21,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def read_run(path: str | Path) -> Run:
-    """Read the folder of a run.
-
-    Raises:
-      FileNotFoundError: no such folder, or nothing of a run in it.
-      ValueError: a file is damaged, or of another format.
-    """
+    """Read the folder of a run."""
     path = Path(path)
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is not a folder; pass the folder of a run")

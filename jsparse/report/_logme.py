@@ -101,19 +101,12 @@ def logme(features: ArrayLike, targets: ArrayLike) -> Evidence:
 
 
 class _Directions(NamedTuple):
-    """Features and targets in the directions in which the features differ from 0.
+    """Features and targets in the k directions in which the features differ from 0."""
 
-    Attributes:
-      sigma: squared singular values, [k].
-      along: part of each target along each direction, [k, columns].
-      rest: squared length of what no direction reaches, [columns].
-      back: from [k, columns] along the directions to [features, columns].
-    """
-
-    sigma: np.ndarray
-    along: np.ndarray
-    rest: np.ndarray
-    back: Callable[[np.ndarray], np.ndarray]
+    sigma: np.ndarray  # squared singular values, [k]
+    along: np.ndarray  # part of each target along each direction, [k, columns]
+    rest: np.ndarray  # squared length of what no direction reaches, [columns]
+    back: Callable[[np.ndarray], np.ndarray]  # [k, columns] -> [features, columns]
 
 
 class _Fit(NamedTuple):

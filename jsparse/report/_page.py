@@ -16,7 +16,7 @@ from jsparse._checks import require
 from jsparse._storage.files import write_whole
 from jsparse._values import check_path, shown
 from jsparse.report import _units
-from jsparse.report._figures import Figure, Line, chart, in_page, input_picture, mask_picture
+from jsparse.report._figures import Figure, Line, chart, data_uri, input_picture, mask_picture
 from jsparse.report._folder import read_run
 from jsparse.report._run import FRACTIONS, Run, Series
 
@@ -65,7 +65,7 @@ def page(run_folder: str | Path) -> Path:
         "layer_curves": _layer_curves(run),
         "pictures": _pictures(run),
         "drawn": [
-            (name.replace("_", " "), in_page(content)) for name, content in run.pictures.items()
+            (name.replace("_", " "), data_uri(content)) for name, content in run.pictures.items()
         ],
         "settings": (("name", "value"), _named(run.settings)),
         "versions": (("name", "value"), _named(_newest(run))),
@@ -158,19 +158,12 @@ def _template() -> Any:
 
 
 class SeedGroup(NamedTuple):
-    """The runs of a folder that have all but the seed in common.
-
-    Attributes:
-      folder: its name.
-      label: of these runs in it, such as "alpha 0.001"; "" for all.
-      run: the folder.
-      style: color, and dash or mark.
-    """
+    """The runs of a folder that have all but the seed in common."""
 
     folder: str
-    label: str
+    label: str  # of these runs in it, such as "alpha 0.001"; "" for all
     run: Run
-    style: int
+    style: int  # color, and dash or mark
 
     @property
     def name(self) -> str:

@@ -7,20 +7,17 @@ from typing import Any
 
 import numpy as np
 
+from jsparse._values import is_number
+
 FRACTIONS = ("accuracy", "density")
 
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """A number over the course of a run, for all seeds.
+    """A number over the course of a run, for all seeds."""
 
-    Attributes:
-      steps: [n].
-      values: [n, seeds]; NaN where a run diverged.
-    """
-
-    steps: np.ndarray
-    values: np.ndarray
+    steps: np.ndarray  # [n]
+    values: np.ndarray  # [n, seeds]; NaN where a run diverged
 
     @functools.cached_property
     def mean(self) -> np.ndarray:
@@ -37,29 +34,17 @@ class Series:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run, read from its files.
-
-    Attributes:
-      path: of the folder.
-      settings: by name.
-      versions: the environments it ran in, oldest first.
-      rows: of the log.
-      model: of model.json; empty where that is missing.
-      masks: bool, by path.
-      tables: title, columns and rows of each, as the experiment wrote them.
-      pictures: PNG files by their stem.
-      missing: what a page cannot show, and what to do about it.
-    """
+    """A run, read from its files."""
 
     path: Path
     settings: dict[str, Any]
-    versions: list[dict[str, Any]]
-    rows: list[dict[str, Any]]
-    model: dict[str, Any]
+    versions: list[dict[str, Any]]  # of the environments it ran in, oldest first
+    rows: list[dict[str, Any]]  # of the log
+    model: dict[str, Any]  # of model.json; empty where that is missing
     masks: dict[str, np.ndarray]
-    tables: list[dict[str, Any]]
-    pictures: dict[str, bytes]
-    missing: list[str]
+    tables: list[dict[str, Any]]  # title, columns and rows of each, as the experiment wrote them
+    pictures: dict[str, bytes]  # PNG files by their stem
+    missing: list[str]  # what a page cannot show, and what to do about it
 
     @property
     def unit(self) -> str:
@@ -89,10 +74,6 @@ class Run:
         """One number by what its seeds have in common, such as "alpha 0.001"; "" for all.
 
         The rows' "runs" names it for each seed. A single number, such as "seconds", is for all.
-
-        Raises:
-          ValueError: the number of runs changes within the log, or an accuracy or density is not a
-            fraction.
         """
         rows = [row for row in self.rows if _numbers(row.get(name))]
         if not rows:
@@ -136,9 +117,6 @@ class Run:
 
         A fine one is a trace within the epochs, of the first run; otherwise it is the mean over the
         seeds.
-
-        Raises:
-          ValueError: the rows have different layers.
         """
         fine = [row for row in self.rows if row.get("trace") and row.get("steps")]
         try:
@@ -164,11 +142,6 @@ class Run:
             ) from error
         columns = zip(names, table, strict=True)
         return {n: Series(np.array(steps), _array(c)[:, None]) for n, c in columns}, bool(fine)
-
-
-def is_number(value: Any) -> bool:
-    """Whether JSON holds a number here."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _numbers(value: Any) -> bool:

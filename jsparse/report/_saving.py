@@ -105,18 +105,15 @@ def save(
 def _forms(forms: Mapping[str, nnx.Module], inputs: tuple, options: dict) -> list[dict[str, Any]]:
     """Size, operations and time of each plain model."""
     times = latencies(forms, *inputs, **options) if forms else {}
-    found = []
-    for name, form in forms.items():
-        weights = jax.tree.leaves(nnx.state(form, nnx.Param))
-        # statistics and the places of packed weights are stored too
-        stored = jax.tree.leaves(nnx.state(form, nnx.Not(nnx.RngState)))
-        found.append(
-            {
-                "name": name,
-                "parameters": sum(array.size for array in weights),
-                "bytes": sum(array.nbytes for array in stored),
-                "flops": costs(form, *inputs, **options).dense_flops,
-                "seconds": times[name],
-            }
-        )
-    return found
+    arrays = lambda form, kinds: jax.tree.leaves(nnx.state(form, kinds))
+    return [
+        {
+            "name": name,
+            "parameters": sum(array.size for array in arrays(form, nnx.Param)),
+            # statistics and the places of packed weights are stored too
+            "bytes": sum(array.nbytes for array in arrays(form, nnx.Not(nnx.RngState))),
+            "flops": costs(form, *inputs, **options).dense_flops,
+            "seconds": times[name],
+        }
+        for name, form in forms.items()
+    ]
