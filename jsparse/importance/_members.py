@@ -36,12 +36,12 @@ class Importance(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Joined:
-    """How scores of coupled weights become one.
+    """How the scores of coupled weights are combined.
 
     Args:
       reduce: of the scores of a unit in each weight: numpy.sum, numpy.mean or numpy.max.
       scale: the scores of a group are divided by it, so that groups compare: numpy.mean, numpy.max
-        or None, which leaves them.
+        or None to leave them as they are.
     """
 
     reduce: Statistic = dataclasses.field(default_factory=lambda: np.sum)
@@ -113,11 +113,7 @@ def from_weights(
 
 
 def scored(importance: Importance, model: nnx.Module, groups: Mapping[int, UnitGroup]) -> Scores:
-    """What each unit of each group is worth, as numbers that can be compared.
-
-    Raises:
-      ValueError: the function gives scores of another shape, or NaN.
-    """
+    """What each unit of each group is worth; scores of another shape, or NaN, are refused."""
     with np.errstate(invalid="ignore"):  # NaN is refused below
         found = importance(model, list(groups.values()))
     scores = {}
@@ -171,7 +167,7 @@ def ranked(scores: Scores, scope: Scope) -> Scores:
     parts = list(itertools.pairwise(sizes))
     places = np.zeros(len(flat))
     everyone = [(0, len(flat))] if isinstance(scope, WholeModel) else []
-    for start, end in [*parts, *everyone]:  # of equals, those lowest in their own group
+    for start, end in [*parts, *everyone]:  # ties go by the rank in their own group
         rank = np.argsort(np.lexsort((places[start:end], flat[start:end])), kind="stable")
         places[start:end] = (rank + 0.5) / max(end - start, 1)
     places = np.where(np.isposinf(flat), np.inf, places)

@@ -67,7 +67,7 @@ def average(
 
     Raises:
       TypeError: target or model is not an nnx.Module.
-      ValueError: rate or keep is none of these; the two differ in paths, shapes or shared weights;
+      ValueError: rate or keep is something else; the two differ in paths, shapes or shared weights;
         a sparse weight of the target has another rule than `Held`; "count" for coupled units.
 
     Example:

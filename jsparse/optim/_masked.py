@@ -22,12 +22,7 @@ from jsparse.rules._held import Held
 
 
 class Masked(NamedTuple):
-    """A weight under a stored mask.
-
-    Attributes:
-      weight: its variable.
-      on: bool, [...] like the weight: where the mask is 1.
-    """
+    """A weight under a stored mask, which is 1 where `on` is True: [...] like the weight."""
 
     weight: nnx.Variable
     on: Array
@@ -39,12 +34,7 @@ class Masked(NamedTuple):
 
 
 def masked_weights(model: nnx.Module, trained: Collection[str]) -> dict[str, Masked]:
-    """The weights under stored masks that are not trained themselves, by each of their paths.
-
-    Args:
-      model: any NNX module.
-      trained: paths of what is trained, masks included.
-    """
+    """The trained weights under stored masks that are not trained, by each of their paths."""
     groups = coupled_units(model).items()
     fixed = {id(g) for p, g in groups if _stored(g) and f"{p}/mask" not in trained}
     places: dict[int, list[str]] = {}

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import Array
 from jax.core import Tracer
@@ -117,11 +116,13 @@ def warn_of_reach(model: nnx.Module, reach: dict[str, float], density: float, st
     kept = sum(float(_mask_at(parts[path], way).sum()) for path, way in ways.items())
     left = kept / sum(parts[path].weight.size for path in ways)
     if left > 1.1 * density:
+        low, high = min(ways.values()), max(ways.values())
+        way = f"{high:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
         warn_at_caller(
-            f"TargetDensity: in {steps} steps this optimizer moves a threshold by {_range(ways)} "
-            f"at most, beyond which {left:.1%} of the weights lie as they are now; a density of "
-            f"{density:.1%} will hardly be met. Train for more steps, or give thresholds a higher "
-            "rate: jsparse.route(model, tx, optax.adam(1e-2))"
+            f"TargetDensity: in {steps} steps this optimizer moves a threshold by {way} "
+            f"at most, and {left:.1%} of the weights are above that now; a density of "
+            f"{density:.1%} is unlikely to be reached. Train for more steps, or give thresholds a "
+            "higher rate: jsparse.route(model, tx, optax.adam(1e-2))"
         )
 
 
@@ -185,11 +186,6 @@ def _mask_at(part: Sparse, way: float) -> jax.Array:
     state["threshold"] = jnp.full_like(state["threshold"], way)
     mask = over_stack(part.rule.mask, part.rule.role.stack)(part.weight[...], state)
     return mask.astype(jnp.float32)
-
-
-def _range(ways: dict[str, float]) -> str:
-    low, high = np.min(list(ways.values())), np.max(list(ways.values()))
-    return f"{high:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
 
 
 def _has_events(part: Sparse) -> bool:

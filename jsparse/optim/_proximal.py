@@ -143,11 +143,8 @@ def followed_by(
       tx: an optax transform, learning rate included.
       name: what errors call it.
       check: refuses weights, when it starts.
-      after: (weights, moves, steps, count) -> moves; the steps are by how much a weight responds
-        to its gradient, as `response` says, and the count says how many there were before.
-
-    Raises:
-      ValueError: a transform whose step cannot be determined.
+      after: (weights, moves, steps, count) -> moves; steps as `response` gives them, and the count
+        of moves before.
     """
     check_responds(tx)
     whole = optax.with_extra_args_support(tx)
@@ -170,12 +167,9 @@ def followed_by(
 
 
 def prox(z: Array, step: Array, tile: tuple[int, ...]) -> Array:
-    """The group soft threshold in a metric: steps 3 and 4.
+    """The group soft threshold in a metric, by tiles: steps 3 and 4.
 
-    Args:
-      z: [...].
-      step: [...], the step of each weight times the strength.
-      tile: the extent of a unit along each axis.
+    `step` is that of each weight times the strength, [...] like z.
     """
     if all(extent == 1 for extent in tile):
         return jnp.sign(z) * jnp.maximum(jnp.abs(z) - step, 0.0)
