@@ -161,7 +161,7 @@ class _Trial:
         state = jax.eval_shape(self.tx.init, seen)
 
         def update(given: Any, seen: Any, state: Any) -> dict[str, Array]:
-            return self._learned(self._update(given, state, seen)[0])
+            return self._elements(self._update(given, state, seen)[0])
 
         closed, shapes = jax.make_jaxpr(update, return_shape=True)(seen, seen, state)
         return closed, sorted(shapes), len(jax.tree.leaves(seen))
@@ -228,7 +228,7 @@ class _Trial:
             given = jax.tree.map(jnp.ones_like, seen)
             updates, state = self._update(given, state, seen)
             seen = optax.apply_updates(seen, updates)
-            return (state, seen), self._learned(seen)
+            return (state, seen), self._elements(seen)
 
         with jax.ensure_compile_time_eval():
             seen = self._filled(VALUE, 0.0)
@@ -246,7 +246,7 @@ class _Trial:
         others = jnp.where(gradient == 0, 1.0, gradient)  # or prodigy would divide 0 by 0
         given, seen = self._filled(others, gradient), self._filled(VALUE, value)
         updates, state = self._update(given, state, seen)
-        return self._learned(updates), state
+        return self._elements(updates), state
 
     def _update(self, given: Any, state: Any, seen: Any) -> tuple[Any, Any]:
         extra = {name: jnp.asarray(value) for name, value in self.extra.items()}
@@ -257,7 +257,7 @@ class _Trial:
         fill = lambda path, a: jnp.full((1,) * a.ndim, value(path), a.dtype)
         return map_by_path(fill, self.params)
 
-    def _learned(self, tree: Any) -> dict[str, Array]:
+    def _elements(self, tree: Any) -> dict[str, Array]:
         """The single elements of the arrays of learned parameters, by path."""
         return {path: a.ravel()[0] for path, a in named(tree).items() if path in self.learned}
 

@@ -112,11 +112,7 @@ def _edges(line: Line) -> list[np.ndarray]:
 def _draw(axes: Any, line: Line, name: str) -> None:
     """A point with bars, or a line with a band: both broken where a value is not a number."""
     turn, n = divmod(line.style, len(COLORS))
-    free = {
-        "color": COLORS[n],
-        "clip_on": False,
-        "zorder": 3,
-    }  # not cut off at the edge of the plot
+    free = {"color": COLORS[n], "clip_on": False, "zorder": 3}  # not cut off at the plot's edge
     inside = [
         lambda values, ends=ends: np.clip(values, *ends)
         for ends in (axes.get_xlim(), axes.get_ylim())
