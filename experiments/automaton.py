@@ -213,7 +213,9 @@ def main(settings: Settings) -> None:
     settings, out = settings.in_folder(f"runs/automaton{'/quick' * settings.quick}")
     run = common.open_run(out, settings)
     rows = [row["job"] for row in run.rows()]
-    common.header(out, "tables of values", settings.seeds, f"{len(settings.tasks)} tasks")
+    common.header(
+        out, "tables of values", settings.seeds, f"{len(settings.tasks) - len(rows)} tasks left"
+    )
     progress = common.Epochs(len(rows), len(settings.tasks), "automaton", "task")
     for number in progress:
         rows.append(study(settings.tasks[number - 1], settings))

@@ -74,7 +74,7 @@ def main(settings: Settings) -> None:
     run = common.open_run(out, settings)
     jobs = [(arm, seed) for arm in settings.arms for seed in range(1, settings.seeds + 1)]
     rows = [row["job"] for row in run.rows()]
-    common.header(out, "networks of values", 1, f"{len(jobs)} of them, one after another")
+    common.header(out, "networks of values", 1, f"{len(jobs) - len(rows)} of them left")
     progress = common.Epochs(len(rows), len(jobs), "masks", "network")
     for number in progress:
         arm, seed = jobs[number - 1]

@@ -146,8 +146,8 @@ def trained(arm: str, seed: int, settings: Settings) -> tuple[dict[str, Any], An
     trainer = Trainer(settings.az, kind, settings.board, bricks, settings.iterations)
     done, state = run.load(trainer.start(seed))
     each = settings.iterations // settings.marks
-    length = f"iterations {done * each + 1} to {settings.iterations}"
-    common.header(run.folder, "AlphaZero", 1, length)
+    left = settings.iterations - done * each
+    common.header(run.folder, "AlphaZero", 1, f"{left} iterations left")
     progress = common.Epochs(done, settings.marks, f"{arm}, seed {seed}", "mark")
     for mark in progress:
         losses = []

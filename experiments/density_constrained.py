@@ -232,7 +232,7 @@ def main(settings: Settings) -> None:
     rows, jobs = [row["job"] for row in run.rows()], [(case, "greedy", 0) for case in CASES]
     seeds = range(1, settings.seeds + 1)
     jobs += [(case, arm, seed) for case in settings.cases for arm in ARMS for seed in seeds]
-    common.header(out, "policies", 1, f"{len(jobs)} of them, one after another")
+    common.header(out, "policies", 1, f"{len(jobs) - len(rows)} of them left")
     progress = common.Epochs(len(rows), len(jobs), "densities", "policy")
     for number in progress:
         case, arm, seed = jobs[number - 1]

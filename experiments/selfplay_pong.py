@@ -241,7 +241,7 @@ def main(settings: Settings) -> None:
     blank = jax.tree.map(lambda leaf: leaf[:, 0], schooling.blank("numbers", seeds, 1, width))
     agents = {name: blank for name in (*ARMS, *sparse_arms(settings))}
     done, agents = run.load(agents)
-    common.header(out, "agents of Pong", seeds, f"jobs {done + 1} to {len(jobs(settings))}")
+    common.header(out, "agents of Pong", seeds, f"{len(jobs(settings)) - done} jobs left")
     progress = common.Epochs(done, len(jobs(settings)), "pong", "job")
     for number in progress:
         what, name = jobs(settings)[number - 1]
