@@ -28,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,12 @@ import numpy as np
 
 from experiments import common, dynamic_td3, scheduled_auxiliary
 from experiments.bench import games, maze, selfplay
-from experiments.bench.rounds import Load, processor_ms, processor_table, sides_table
+from experiments.bench.rounds import ROOT, Load, processor_ms, processor_table
 from experiments.common.settings import environment
 from experiments.rl import sac_x
 from experiments.rl.replay import Replay
 from experiments.rl.td3 import DELAY, Td3, Trainer
 
-ROOT = Path(__file__).parents[2]
 THEIRS = Path(__file__).with_name("torch_agents.py")
 OBSERVED, ACTIONS = 17, 6
 STRETCH = 50
@@ -85,24 +85,23 @@ def updates(settings: Settings) -> dict[str, np.ndarray]:
     for _ in range(2000):
         before, after = random.normal(size=(2, OBSERVED))
         replay.add(before, random.uniform(-1, 1, ACTIONS), random.normal(), after, 1.0)
-    kinds, running = dynamic_td3.kinds("HalfCheetah", alpha=1e-5), {}
-    for arm in settings.arms:
-        trainer = Trainer(td3, kinds[arm], OBSERVED, ACTIONS, last=10**9)
-        running[arm] = trainer, trainer.start(1, *trainer.networks(1))
-    found: dict[str, list[float]] = {arm: [] for arm in settings.arms}
-    for _ in range(settings.rounds + 1):
-        given = [
-            replay.sample(random, STRETCH // DELAY, DELAY, td3.batch)
-            for _ in range(td3.every // STRETCH)
-        ]
-        for arm, (trainer, state) in running.items():
-            start = time.process_time()
+    kinds = dynamic_td3.kinds("HalfCheetah", alpha=1e-5)
+
+    shape = STRETCH // DELAY, DELAY, td3.batch
+    given = [replay.sample(random, *shape) for _ in range(td3.every // STRETCH)]
+
+    def learning(arm: str) -> tuple[Callable[[Any], Any], Any]:
+        own = Trainer(td3, kinds[arm], OBSERVED, ACTIONS, last=10**9)
+
+        def learned(state: Any) -> Any:
             for n, batches in enumerate(given):
-                state, _, layers = trainer.train(state, batches, jax.random.key(n))
-            jax.block_until_ready((state, layers))
-            found[arm].append(1000 * (time.process_time() - start) / td3.every)
-            running[arm] = trainer, state
-    return {arm: np.array(taken[1:]) for arm, taken in found.items()}  # the first also compiles
+                state, _, _ = own.train(state, batches, jax.random.key(n))
+            return state
+
+        return learned, own.start(1, *own.networks(1))
+
+    taken = processor_ms({arm: learning(arm) for arm in settings.arms}, settings.rounds)
+    return {arm: ms / td3.every for arm, ms in taken.items()}
 
 
 def auxiliary(rounds: int) -> dict[str, np.ndarray]:
@@ -115,12 +114,13 @@ def auxiliary(rounds: int) -> dict[str, np.ndarray]:
     return processor_ms({arm: learning(arm) for arm in scheduled_auxiliary.SPARSE}, rounds)
 
 
-def training(command: list[str], folder: str) -> dict[str, float]:
+def training(command: list[str], options: dict[str, Any], folder: str) -> dict[str, float]:
     """Seconds and MiB that a process takes; its output goes to FOLDER/log.
 
     Raises:
       ChildProcessError: it failed.
     """
+    command = command + [str(word) for n, value in options.items() for word in (f"--{n}", value)]
     start = time.perf_counter()
     with (Path(folder) / "log").open("wb") as log:
         path = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
@@ -142,8 +142,7 @@ def ours(settings: Settings, folder: str) -> dict[str, Any]:
     """Our training, and its return at the end."""
     options = {"steps": settings.steps, "random": settings.random, "seeds": 1, "episodes": 10}
     command = [sys.executable, "-m", "experiments.dynamic_td3", "--arms", "DS", "--out", "ours"]
-    command += [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-    taken = training(command, folder)
+    taken = training(command, options, folder)
     final = json.loads((Path(folder) / "ours" / "DS" / "seed 1" / "final.json").read_text())
     return taken | {"return": final["scores"][-1]}
 
@@ -153,62 +152,56 @@ def theirs(settings: Settings, folder: str) -> dict[str, Any]:
     options = {"max_timesteps": settings.steps, "start_timesteps": settings.random, "seed": 1}
     options |= {"env": "HalfCheetah-v5", "ann_earlyStopTopologyChange": settings.steps // 20}
     command = [str(settings.python), "-P", str(THEIRS), str(settings.authors.resolve())]
-    command += [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-    taken = training(command, folder)
+    taken = training(command, options, folder)
     (curve,) = (Path(folder) / "results").glob("*.npy")
     return taken | {"return": float(np.load(curve)[-1])}
 
 
-def mazes(settings: Settings, python: Path) -> dict[str, Any]:
-    """PPO on mazes against stable-baselines3, and the iterations of sparse agents."""
+def trainings(settings: Settings) -> dict[str, dict[str, Any]]:
+    """What both trainings take; prints a table."""
+    load, sides = Load(), {}
+    for name, side in {"ours": ours, "theirs": theirs}.items():
+        with tempfile.TemporaryDirectory() as folder:
+            sides[name] = side(settings, folder)
+    head = list(sides["ours"])
+    rows = [[name, *(f"{one[key]:,.0f}" for key in head)] for name, one in sides.items()]
+    ratios = [f"{sides['theirs'][key] / sides['ours'][key]:.2f}" for key in head[:3]]
+    print(f"{settings.steps:,} steps of HalfCheetah-v5, {settings.random:,} random; {load}:\n")
+    print(common.table(["training", *head], [*rows, ["ratio", *ratios, ""]]), "\n", flush=True)
+    return sides
+
+
+def in_turn(what: str, key: str, measure: Callable[[], dict[str, np.ndarray]]) -> dict[str, dict]:
+    """Milliseconds of each arm, by a key; prints a table."""
     load = Load()
-    sides = maze.beside(python, settings.iterations)
-    print(f"{jax.default_backend()}, {os.cpu_count()} cores; {load}\n")
-    print(sides_table("PPO on mazes", sides, "steps / s"))
-    arms = ("dense", "95 %", "SET 90 %", "thresholds")
-    taken = maze.iterations(arms, settings.rounds)
-    print(processor_table("an iteration", taken))
-    return {"mazes": sides, "iterations [ms]": {arm: ms.tolist() for arm, ms in taken.items()}}
+    taken = measure()
+    print(processor_table(what, taken), f"\n{load}")
+    return {key: {arm: ms.tolist() for arm, ms in taken.items()}}
 
 
 def main(settings: Settings) -> None:
     """Print the tables."""
     if (settings.authors is None) != (settings.python is None):
         raise ValueError("--authors and --python go together; give both or none")
-    load, made_with = Load(), environment()
-    if settings.baselines or settings.games or settings.torch or settings.auxiliary:
-        numbers = mazes(settings, settings.baselines) if settings.baselines else {}
-        if settings.games:
-            numbers |= games.measured(settings.games, 5, settings.rounds)
-        if settings.torch:
-            compared = selfplay.compared(settings.torch, settings.rounds)
-            numbers |= {"self-play [s / frame]": compared}
-        if settings.auxiliary:
-            taken = auxiliary(settings.rounds)
-            print(processor_table("a round of SAC-X", taken), f"\n{load}")
-            numbers |= {"auxiliary [ms]": {arm: ms.tolist() for arm, ms in taken.items()}}
-        if settings.out:
-            settings.out.write_text(json.dumps(numbers | made_with, indent=1))
-        return
-    print(f"{jax.default_backend()}, {os.cpu_count()} cores, {made_with['commit']}\n")
-    sides: dict[str, dict] = {}
-    if settings.authors:  # first, while this process is small: its memory counts in theirs, too
-        for name, side in {"ours": ours, "theirs": theirs}.items():
-            with tempfile.TemporaryDirectory() as folder:
-                sides[name] = side(settings, folder)
-        head = list(sides["ours"])
-        rows = [[name, *(f"{one[key]:,.0f}" for key in head)] for name, one in sides.items()]
-        rows.append(
-            ["ratio", *(f"{sides['theirs'][k] / sides['ours'][k]:.2f}" for k in head[:3]), ""]
-        )
-        print(f"{settings.steps:,} steps of HalfCheetah-v5, {settings.random:,} random; {load}:\n")
-        print(common.table(["training", *head], rows), "\n", flush=True)
-    load = Load()
-    taken = updates(settings)
-    print(processor_table("update", taken), f"\n{load}")
+    made_with, numbers = environment(), {}
+    if settings.baselines:
+        numbers |= maze.measured(settings.baselines, settings.iterations, settings.rounds)
+    if settings.games:
+        numbers |= games.measured(settings.games, 5, settings.rounds)
+    if settings.torch:
+        compared = selfplay.compared(settings.torch, settings.rounds)
+        numbers |= {"self-play [s / frame]": compared}
+    if settings.auxiliary:
+        rounds = partial(auxiliary, settings.rounds)
+        numbers |= in_turn("a round of SAC-X", "auxiliary [ms]", rounds)
+    if not numbers:
+        print(f"{jax.default_backend()}, {os.cpu_count()} cores, {made_with['commit']}\n")
+        # trainings first, while this process is small: its memory counts in theirs, too
+        sides = trainings(settings) if settings.authors else {}
+        numbers = in_turn("update", "updates [ms]", partial(updates, settings))
+        numbers |= {"trainings": sides}
     if settings.out:
-        numbers = {"updates [ms]": {arm: ms.tolist() for arm, ms in taken.items()}}
-        settings.out.write_text(json.dumps(numbers | {"trainings": sides} | made_with, indent=1))
+        settings.out.write_text(json.dumps(numbers | made_with, indent=1))
 
 
 if __name__ == "__main__":

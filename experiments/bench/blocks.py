@@ -20,8 +20,7 @@ from flax import nnx
 from jax import Array
 
 from experiments import common
-from experiments.bench.rounds import Here, Load, in_turns, ratio
-from experiments.common.settings import environment
+from experiments.bench.rounds import Here, Load, in_turns, made_with, ratio
 from jsparse import export
 from jsparse.export import pallas_dot
 from jsparse.export._packing.mosaic import mosaic_dot
@@ -124,7 +123,7 @@ def measure(size: int, settings: Settings) -> None:
 def main(settings: Settings) -> None:
     """Measure size by size."""
     print(f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores")
-    print(", ".join(f"{name} {value}" for name, value in environment().items()))
+    print(made_with())
     for size in settings.sizes:
         measure(size, settings)
 

@@ -15,11 +15,8 @@ processor seconds, all threads, which other work on the machine disturbs less th
 
 import dataclasses
 import importlib.util
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,8 +29,7 @@ from jax import Array
 import jsparse
 from experiments import common
 from experiments.bench.pruners import HEADS, LAYERS
-from experiments.bench.rounds import Load
-from experiments.common.settings import environment
+from experiments.bench.rounds import Load, answer, clocked, made_with
 from experiments.networks.modules import modules
 from jsparse._pure import call
 from jsparse.prune._calibration import prune_in_order
@@ -41,7 +37,6 @@ from jsparse.prune._calibration import prune_in_order
 BLOCKS = "blocks/[0-9]+"
 Method = Literal["wanda", "sparsegpt"]
 METHODS = {"wanda": jsparse.prune.wanda, "sparsegpt": jsparse.prune.sparsegpt}
-ROOT = Path(__file__).parents[2]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,22 +127,12 @@ def draw(settings: Settings, depth: int) -> tuple[np.ndarray, dict[str, np.ndarr
     return inputs, weights
 
 
-def clocked(work: Callable[[], Any]) -> tuple[Any, float, float]:
-    """What some work returns, its seconds, and those of all processors."""
-    start, used = time.perf_counter(), time.process_time()
-    result = jax.block_until_ready(work())
-    return result, time.perf_counter() - start, time.process_time() - used
-
-
 def theirs(settings: Settings, folder: Path, method: str) -> tuple[dict, float, float]:
     """The authors' new weights, and seconds as in `clocked`."""
     file = folder / f"{method}.npz"
     there = str(Path(settings.authors).resolve())
-    command = [sys.executable, "-m", "experiments.bench.pruners", there, f"{folder}/case.npz"]
-    done = subprocess.run(
-        [*command, str(file), method], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
-    )
-    seconds, used = map(float, done.stdout.split())
+    script = [sys.executable, "-m", "experiments.bench.pruners"]
+    seconds, used = map(float, answer([*script, there, folder / "case.npz", file, method]).split())
     return dict(np.load(file)), seconds, used
 
 
@@ -219,7 +204,7 @@ def main(settings: Settings) -> None:
     """Measure depth by depth."""
     if settings.authors and not importlib.util.find_spec("torch"):
         raise SystemExit("the authors' code needs torch; pip install torch, or leave out --authors")
-    print(", ".join(f"{n} {value}" for n, value in environment().items()))
+    print(made_with())
     for depth in settings.depths:
         measure(settings, depth)
         jax.clear_caches()

@@ -24,7 +24,6 @@ from flax import nnx
 
 from experiments import common, networks
 from experiments.bench import rounds, runtimes
-from experiments.common.settings import environment
 from jsparse import _timing, export
 
 
@@ -92,7 +91,7 @@ def main(settings: Settings) -> None:
     """Measure network by network; one table."""
     if sys.platform == "linux":
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
-    print(", ".join(f"{name} {value}" for name, value in environment().items()))
+    print(rounds.made_with())
     load, rows, names = rounds.Load(), [], []
     with tempfile.TemporaryDirectory() as folder:
         for name in settings.networks:

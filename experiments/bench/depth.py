@@ -17,7 +17,6 @@ import dataclasses
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -29,7 +28,7 @@ from flax import nnx
 
 import jsparse
 from experiments import common, networks
-from experiments.bench.rounds import Load
+from experiments.bench.rounds import Load, clocked
 from experiments.bench.step import _processor
 from experiments.common.settings import environment
 
@@ -109,11 +108,11 @@ def first_step(settings: Settings, depth: int, rule: str) -> Seconds:
 
     jax.clear_caches()
     if settings.nnx:
-        traced, trace = clocked(lambda: nnx.jit(step).trace(model, optimizer, TEXT))
+        traced, _, trace = clocked(lambda: nnx.jit(step).trace(model, optimizer, TEXT))
     else:
-        traced, trace = clocked(lambda: jax.jit(pure).trace(state, TEXT))
-    lowered, lower = clocked(traced.lower)
-    _, compiled = clocked(lowered.compile)
+        traced, _, trace = clocked(lambda: jax.jit(pure).trace(state, TEXT))
+    lowered, _, lower = clocked(traced.lower)
+    *_, compiled = clocked(lowered.compile)
     return dict(zip(PARTS, (trace, lower, compiled), strict=True))
 
 
@@ -122,24 +121,12 @@ def surgery(settings: Settings, depth: int) -> Seconds:
     dense, taken = make(settings, depth), {}
     jax.clear_caches()
     rule = (KERNELS, RULES["Top"])
-    model, taken["sparsify"] = clocked(lambda: jsparse.sparsify(dense, rule))
-    _, taken["masks"] = clocked(lambda: jax.block_until_ready(jsparse.masks(model)))
-    _, taken["summary"] = clocked(lambda: str(jsparse.summary(model)))
-    folded, taken["fold"] = clocked(lambda: jsparse.fold(model))
-    _, taken["shrink"] = clocked(lambda: jsparse.shrink(folded, TEXT[:, 1:]))
+    model, _, taken["sparsify"] = clocked(lambda: jsparse.sparsify(dense, rule))
+    *_, taken["masks"] = clocked(lambda: jsparse.masks(model))
+    *_, taken["summary"] = clocked(lambda: str(jsparse.summary(model)))
+    folded, _, taken["fold"] = clocked(lambda: jsparse.fold(model))
+    *_, taken["shrink"] = clocked(lambda: jsparse.shrink(folded, TEXT[:, 1:]))
     return taken
-
-
-def clocked(work: Callable[[], Any]) -> tuple[Any, float]:
-    """What some work returns, and the processor seconds that it took."""
-    start = time.process_time()
-    result = work()
-    return result, time.process_time() - start
-
-
-def least(runs: list[Seconds]) -> Seconds:
-    """The least of each of several runs."""
-    return {name: min(run[name] for run in runs) for name in runs[0]}
 
 
 def measured(settings: Settings) -> Iterator[dict[str, dict[int, Seconds]]]:
@@ -155,7 +142,8 @@ def measured(settings: Settings) -> Iterator[dict[str, dict[int, Seconds]]]:
     for depth in settings.depths:
         rounds = [{k: work(depth) for k, work in kinds.items()} for _ in range(settings.rounds)]
         for kind in kinds:
-            seconds[kind][depth] = least([one[kind] for one in rounds])
+            parts = rounds[0][kind]
+            seconds[kind][depth] = {n: min(one[kind][n] for one in rounds) for n in parts}
         yield seconds
 
 

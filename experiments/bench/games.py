@@ -11,9 +11,7 @@ first batch of moves of each, are not counted.
 
 import json
 import os
-import subprocess
 import tempfile
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.bench.rounds import Load, processor_ms, processor_table, sides_table
+from experiments.bench.rounds import (
+    Load,
+    answer,
+    clocked,
+    processor_ms,
+    processor_table,
+    sides_table,
+)
 from experiments.rl.alphazero import AlphaZero, Trainer
 from experiments.rl.networks import kinds
 
@@ -57,34 +62,29 @@ def beside(python: Path, count: int) -> dict[str, dict[str, float]]:
     start = own.start(1)
     layers, games = own.layers(start), start["games"]
     games, _ = jax.block_until_ready(own.play(layers, games, jax.random.key(0)))
-    ended = 0
-    clock, processor = time.perf_counter(), time.process_time()
-    for n in range(count):
-        games, played = own.play(layers, games, jax.random.key(n + 1))
-        ended += int(((played.own + played.other).sum(axis=-1) == 0).sum())  # as many begin
-    taken = {
-        "clock [s]": time.perf_counter() - clock, "processor [s]": time.process_time() - processor,
-        "games": ended,
-    }  # fmt: skip
+
+    def played() -> int:
+        at, ended = games, 0
+        for n in range(count):
+            at, moves = own.play(layers, at, jax.random.key(n + 1))
+            ended += int(((moves.own + moves.other).sum(axis=-1) == 0).sum())  # as many begin
+        return ended
+
+    ended, clock, processor = clocked(played)
+    taken = {"clock [s]": clock, "processor [s]": processor, "games": ended}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "layers.npz"
         np.savez(path, *(np.asarray(leaf) for layer in layers for leaf in layer))
         sizes = own.settings.games, own.plies, own.settings.simulations, count
-        theirs = [_theirs(python, path, *sizes, threads) for threads in {1, os.cpu_count() or 1}]
+        theirs = [
+            json.loads(answer([python, THEIRS, path, *sizes, threads]))
+            for threads in {1, os.cpu_count() or 1}
+        ]
     moves = count * own.settings.games * own.plies
     rates = lambda one: {"games / s": one["games"] / one["clock [s]"],
                          "moves / s": moves / one["clock [s]"]}  # fmt: skip
     sides = {"ours": taken, "PyTorch": min(theirs, key=lambda one: one["clock [s]"])}
     return {name: one | rates(one) for name, one in sides.items()}
-
-
-def _theirs(python: Path, *given: Any) -> dict[str, float]:
-    """What PyTorch takes: layers, games, plies, simulations, batches, threads."""
-    command = [str(python), str(THEIRS), *map(str, given)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    if ended.returncode:
-        raise ChildProcessError(f"{' '.join(command)} failed:\n{ended.stderr[-2000:]}")
-    return json.loads(ended.stdout)
 
 
 def measured(python: Path, count: int, rounds: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import dataclasses
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,8 +31,7 @@ from jax.experimental.layout import Format, Layout
 from jax.sharding import SingleDeviceSharding
 
 from experiments import common
-from experiments.bench.rounds import Load, There, in_turns, ratio
-from experiments.common.settings import environment
+from experiments.bench.rounds import Load, There, in_turns, made_with, ratio
 from jsparse import export
 from jsparse.export._packing.convolution import BATCH_LAST
 
@@ -122,7 +121,7 @@ def timed(size: tuple[int, int], density: float, settings: Settings) -> dict[str
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         write(Path(folder), size, settings.batch, density)
         start = lambda step, asked, python: stack.enter_context(
-            closing(There(step, folder, f"{asked}/{parts}", cores=1, python=str(python)))
+            There(step, folder, f"{asked}/{parts}", cores=1, python=str(python))
         )
         ways = {name: start("torch-conv", name, settings.torch) for name in THEIRS}
         ways |= {name: start("jsparse-conv", name, sys.executable) for name in WIDTHS}
@@ -148,7 +147,7 @@ def quickest(times: dict[str, np.ndarray], names: Iterable[str]) -> str:
 
 def main(settings: Settings) -> None:
     """Measure size by size; prints a table."""
-    print(", ".join(f"{name} {value}" for name, value in environment().items()))
+    print(made_with())
     rows, load = [], Load()
     for features, side in settings.sizes:
         for density in settings.densities:

@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
@@ -174,7 +174,7 @@ def times(name: str, inputs: int, settings: Settings) -> list[list[str]]:
             runtimes.write(file, models[way], np.asarray(x))
             other = rounds.There("onnxruntime", str(file), "1", cores=cores)
             clocks["XLA", way] = _timing.clock(models[way], x)
-            clocks["ONNX Runtime", way] = stack.enter_context(closing(other)).seconds
+            clocks["ONNX Runtime", way] = stack.enter_context(other).seconds
         taken = _timing.in_turns(clocks, settings.rounds, sample=rounds.SAMPLE)
     rows = []
     for way, model in models.items():

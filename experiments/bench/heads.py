@@ -15,9 +15,8 @@ processor seconds, which other work on the machine disturbs less than the clock.
 
 import dataclasses
 import os
-import subprocess
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,7 @@ import numpy as np
 import tyro
 
 from experiments import common, datasets
-from experiments.bench.rounds import Load
-from experiments.common.settings import environment
+from experiments.bench.rounds import Load, answer, clocked, made_with
 from jsparse import heads
 
 SCRIPT = Path(__file__).with_name("official_saga.py")
@@ -87,22 +85,16 @@ def judged(
 
 def ours(features: np.ndarray, labels: np.ndarray, settings: Settings) -> tuple[Any, float, float]:
     """The path, its seconds and its processor seconds."""
-    start, used = time.perf_counter(), time.process_time()
-    path = heads.elastic_net_path(
-        features, labels, mix=MIX, points=settings.points, validation=0.0,
-        tolerance=settings.tolerance, key=jax.random.key(0),
-    )  # fmt: skip
-    return path, time.perf_counter() - start, time.process_time() - used
+    options = {"points": settings.points, "tolerance": settings.tolerance, "validation": 0.0}
+    solve = partial(heads.elastic_net_path, mix=MIX, key=jax.random.key(0), **options)
+    return clocked(lambda: solve(features, labels))
 
 
 def theirs(folder: Path, settings: Settings) -> tuple[dict[str, np.ndarray], float, float]:
     """The authors' path, likewise."""
-    out = folder / "out.npz"
-    command = [settings.authors, str(SCRIPT), str(folder / "case.npz"), str(out)]
-    done = subprocess.run(
-        [*command, str(settings.points)], check=True, stdout=subprocess.PIPE, text=True
-    )
-    seconds, used = map(float, done.stdout.split()[-2:])
+    case, out = folder / "case.npz", folder / "out.npz"
+    printed = answer([settings.authors, SCRIPT, case, out, settings.points])
+    seconds, used = map(float, printed.split()[-2:])
     return dict(np.load(out)), seconds, used
 
 
@@ -120,7 +112,7 @@ def main(settings: Settings) -> None:
             if settings.authors:
                 found["theirs"], *taken = theirs(Path(folder), settings)
                 times.setdefault("the authors' code", []).append(taken)
-    print(", ".join(f"{n} {value}" for n, value in environment().items()))
+    print(made_with())
     print(f"{name}: {features.shape[0]} x {features.shape[1]} features; {load}\n")
     rows, worse, gaps = [], 0, []
     for n, point in enumerate(found["ours"].points):
@@ -139,16 +131,11 @@ def main(settings: Settings) -> None:
     print(common.table([*columns, *columns[1:], "loss above ours"][: len(rows[0])], rows))
     middle = {name: np.median(np.array(taken), axis=0) for name, taken in times.items()}
     rival = middle.get("the authors' code")
-    print()
-    print(
-        common.table(
-            ["", "s", "processor s", "authors' / this"],
-            [
-                [name, f"{s:.1f}", f"{p:.1f}", f"{rival[1] / p:.1f}" if settings.authors else ""]
-                for name, (s, p) in middle.items()
-            ],
-        )
-    )
+    shown = [
+        [name, f"{s:.1f}", f"{p:.1f}", f"{rival[1] / p:.1f}" if settings.authors else ""]
+        for name, (s, p) in middle.items()
+    ]
+    print("\n" + common.table(["", "s", "processor s", "authors' / this"], shown))
     if settings.authors:
         print(f"\nheads farther from their optimum than theirs and the tolerance: {worse}")
         print(f"theirs converged, to {CONVERGED} lambda, in {len(gaps)} of {len(rows)} heads")

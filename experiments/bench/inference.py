@@ -22,7 +22,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,8 +33,16 @@ from flax import nnx
 
 from experiments import common
 from experiments.bench import runtimes
-from experiments.bench.rounds import Candidate, Here, Load, There, in_turns, ratio, usable_cores
-from experiments.common.settings import environment
+from experiments.bench.rounds import (
+    Candidate,
+    Here,
+    Load,
+    There,
+    in_turns,
+    made_with,
+    ratio,
+    usable_cores,
+)
 from jsparse import export
 from jsparse.export._packing.block import plain_dot
 from jsparse.export._packing.formats import BlockArrays, CsrArrays, block_matrix, csr_matrix
@@ -162,9 +170,8 @@ def measure(size: tuple[int, int], batch: int, settings: Settings, folder: Path)
         with ExitStack() as stack:
             if settings.python:
                 case = f"{size[0]} {size[1]} {density} {batch}"
-                candidates["PyTorch CSR"] = stack.enter_context(
-                    closing(There("torch-csr", "", case, python=settings.python))
-                )
+                other = There("torch-csr", "", case, python=settings.python)
+                candidates["PyTorch CSR"] = stack.enter_context(other)
             if len(runtimes.absent()) < len(runtimes.OTHERS):
                 file = folder / f"{size[0]}-{size[1]}-{batch}.onnx"
                 if not file.exists():  # whatever the zeros, dense is dense
@@ -172,8 +179,7 @@ def measure(size: tuple[int, int], batch: int, settings: Settings, folder: Path)
                 candidates |= runtimes.others(stack, file, cores)[0]
             times = in_turns(candidates, settings.rounds)
         names = [name for name in candidates if name != "dense"]
-        gains = [ratio(times["dense"], times[name])[0] for name in names]
-        gains = [f"{float(gain):.2g}" for gain in gains]
+        gains = [f"{float(ratio(times['dense'], times[name])[0]):.2g}" for name in names]
         rows.append([f"{density:.0%}", f"{1e3 * np.median(times['dense']):.3f}", *gains])
     print(f"\n{size[0]}x{size[1]}, batch {batch}: times as fast as dense; {load}")
     print(common.table(["kept", "dense ms", *names], rows), flush=True)
@@ -186,7 +192,7 @@ def _candidate(call: Callable[[], Any]) -> Here:
 def main(settings: Settings) -> None:
     """Measure matrix by matrix, then networks."""
     print(f"{jax.default_backend()}, {os.cpu_count()} cores, {settings.rounds} rounds")
-    print(", ".join(f"{name} {value}" for name, value in environment().items()))
+    print(made_with())
     for name, why in runtimes.absent().items():
         print(f"{name} is left out: it {why}")
     with tempfile.TemporaryDirectory() as folder:

@@ -29,7 +29,7 @@ from jax import Array
 import jsparse
 from experiments import common, datasets
 from experiments.bench.others import import_jaxpruner
-from experiments.common.settings import environment
+from experiments.bench.rounds import made_with
 from jsparse._step import gate
 
 WIDTHS = (784, 300, 100, 10)
@@ -179,7 +179,7 @@ def main(settings: Settings) -> None:
         final = kept["jsparse"][0][-1].sum() / sum(w.size for w in start(0).values())
         accuracy = [common.mean_std([100 * a for a in right[who]]) for who in trainers]
         rows.append([name, f"{100 * final:.2f}", f"{apart:.0f}", *accuracy])
-    print(", ".join(f"{n} {v}" for n, v in environment().items() if v != "not installed"))
+    print(made_with())
     print(f"{images.name}, {len(x):,} samples, {steps} steps, {settings.seeds} seeds\n")
     header = ["method", "density [%]", "weights apart, at most", "jsparse [%]", "jaxpruner [%]"]
     print(common.table(header, rows))

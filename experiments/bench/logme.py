@@ -17,16 +17,14 @@ set OPENBLAS_NUM_THREADS=1.
 import dataclasses
 import importlib.util
 import os
-import time
 from collections.abc import Callable
 
 import numpy as np
 import tyro
 
 from experiments import common
-from experiments.bench.rounds import Load, ratio
+from experiments.bench.rounds import Load, clocked, made_with, ratio, turns
 from experiments.common.authors import authors_logme
-from experiments.common.settings import environment
 from jsparse.report import logme
 
 
@@ -78,14 +76,10 @@ def main(settings: Settings) -> None:
         "jsparse": lambda: logme(features, labels).score,
         "authors": lambda: theirs(features, labels),
     }
-    load, times = Load(), {name: [] for name in both}
-    for _ in range(settings.rounds + 1):  # the first one is not counted
-        for name, run in both.items():
-            start = time.process_time()
-            run()
-            times[name].append(time.process_time() - start)
-    taken = {name: np.array(one[1:]) for name, one in times.items()}
-    print(", ".join(f"{n} {value}" for n, value in environment().items()))
+    load = Load()
+    samples = {name: lambda run=run: clocked(run)[2] for name, run in both.items()}
+    taken = turns(samples, settings.rounds)
+    print(made_with())
     numba = "with" if importlib.util.find_spec("numba") else "without"
     threads = os.environ.get("OPENBLAS_NUM_THREADS", "all")
     print(f"authors' code {numba} numba, threads {threads}; {load}\n")

@@ -10,19 +10,26 @@ ours of all iterations, theirs of the last 1,000 episodes; in so few steps neith
 """
 
 import json
-import subprocess
+import os
 import tempfile
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from experiments import overfit_maze
-from experiments.bench.rounds import processor_ms
+from experiments.bench.rounds import (
+    Load,
+    answer,
+    clocked,
+    processor_ms,
+    processor_table,
+    sides_table,
+)
 from experiments.rl.environments import maze
 from experiments.rl.ppo import Ppo, Trainer
 from experiments.rl.rollout import Learner
@@ -40,14 +47,18 @@ def begun(arm: overfit_maze.Arm) -> tuple[Trainer, Learner, maze.Maze]:
     return own, jax.block_until_ready(learner), levels
 
 
+def sampled(own: Trainer, levels: maze.Maze, learner: Learner) -> Learner:
+    """After a sample of iterations."""
+    return own.learn(learner, levels, iterations=SAMPLE)[0]
+
+
 def iterations(arms: tuple[overfit_maze.Arm, ...], rounds: int) -> dict[str, np.ndarray]:
     """Processor milliseconds of an iteration of each arm, [rounds]; arms take turns."""
-
-    def learning(arm: overfit_maze.Arm) -> tuple[Callable[[Learner], Learner], Learner]:
-        own, learner, levels = begun(arm)
-        return lambda learner: own.learn(learner, levels, iterations=SAMPLE)[0], learner
-
-    running = {arm: learning(arm) for arm in arms}
+    started = {arm: begun(arm) for arm in arms}
+    running = {
+        arm: (partial(sampled, own, levels), learner)
+        for arm, (own, learner, levels) in started.items()
+    }
     return {arm: ms / SAMPLE for arm, ms in processor_ms(running, rounds).items()}
 
 
@@ -60,22 +71,32 @@ def beside(python: Path, count: int) -> dict[str, dict[str, Any]]:
     own, learner, levels = begun("dense")
     ppo, samples = own.settings, -(-count // SAMPLE)
     steps = samples * SAMPLE * ppo.copies * ppo.steps
-    clock, processor = time.perf_counter(), time.process_time()
-    for _ in range(samples):
-        learner, report = jax.block_until_ready(own.learn(learner, levels, iterations=SAMPLE))
-    taken = {
-        "clock [s]": time.perf_counter() - clock, "processor [s]": time.process_time() - processor,
-        "return": float(jnp.nanmean(report.score)),
-    }  # fmt: skip
+
+    def learned() -> Array:
+        at, score = learner, jnp.zeros(())
+        for _ in range(samples):
+            at, report = own.learn(at, levels, iterations=SAMPLE)
+            score = report.score
+        return score
+
+    score, clock, processor = clocked(learned)
+    taken = {"clock [s]": clock, "processor [s]": processor, "return": float(jnp.nanmean(score))}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "levels.npz"
         one = {
             name: np.asarray(getattr(levels, name)[0]) for name in ("starts", "objects", "worth")
         }
         np.savez(path, **one)
-        command = [str(python), str(THEIRS), str(path), str(samples * SAMPLE)]
-        ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    if ended.returncode:
-        raise ChildProcessError(f"{' '.join(command)} failed:\n{ended.stderr[-2000:]}")
-    sides = {"ours": taken, "stable-baselines3": json.loads(ended.stdout)}
+        theirs = json.loads(answer([python, THEIRS, path, samples * SAMPLE]))
+    sides = {"ours": taken, "stable-baselines3": theirs}
     return {name: one | {"steps / s": steps / one["clock [s]"]} for name, one in sides.items()}
+
+
+def measured(python: Path, count: int, rounds: int) -> dict[str, Any]:
+    """Print both tables; all numbers."""
+    load, sides = Load(), beside(python, count)
+    print(f"{jax.default_backend()}, {os.cpu_count()} cores; {load}\n")
+    print(sides_table("PPO on mazes", sides, "steps / s"))
+    taken = iterations(("dense", "95 %", "SET 90 %", "thresholds"), rounds)
+    print(processor_table("an iteration", taken))
+    return {"mazes": sides, "iterations [ms]": {arm: ms.tolist() for arm, ms in taken.items()}}

@@ -24,8 +24,7 @@ from flax import nnx
 import jsparse
 from experiments import common
 from experiments.bench.networks import KERNELS, NETWORKS, Network
-from experiments.bench.rounds import Here, Load, in_turns, ratio
-from experiments.common.settings import environment
+from experiments.bench.rounds import Here, Load, in_turns, made_with, ratio
 from experiments.common.sweep import updated
 
 DENSITY, EVERY, FAR = 0.1, 100, 10**9
@@ -109,9 +108,8 @@ def measure(name: str, network: Network, rounds: int) -> None:
 
 def main(settings: Settings) -> None:
     """Measure network by network."""
-    made_with = environment() | {"rounds": settings.rounds}
     print(f"{jax.default_backend()}, {os.cpu_count()} cores")
-    print(", ".join(f"{n} {value}" for n, value in made_with.items() if value != "not installed"))
+    print(made_with(rounds=settings.rounds))
     for name in settings.only:
         measure(name, NETWORKS[name], settings.rounds)
         jax.clear_caches()

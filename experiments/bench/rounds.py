@@ -9,13 +9,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import jax
 import numpy as np
 
 from experiments import common
+from experiments.common.settings import environment
 from jsparse import _timing
 
 SAMPLE = 0.05
@@ -58,8 +60,43 @@ class Here:
         return time.perf_counter() - start
 
 
-class There:
-    """A step of `experiments.bench.others`, in a process that is idle unless asked.
+class Process:
+    """A program that answers each line that it is sent by one, and is idle in between.
+
+    Args:
+      command: what is run; the first line that it prints is `greeting`.
+      folder: that it runs in.
+
+    Raises:
+      RuntimeError: the program ended.
+    """
+
+    def __init__(self, command: Sequence[str], folder: str | Path = ROOT):
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, cwd=folder, stdin=pipe, stdout=pipe, text=True)
+        self.greeting = self._line()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.communicate()
+
+    def ask(self, what: object) -> str:
+        """The answer."""
+        self.process.stdin.write(f"{what}\n")
+        self.process.stdin.flush()
+        return self._line()
+
+    def _line(self) -> str:
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{' '.join(self.process.args)} ended; its error is above")
+        return line.strip()
+
+
+class There(Process):
+    """A step of `experiments.bench.others`, in its own process.
 
     Args:
       name: of the step.
@@ -68,9 +105,6 @@ class There:
       whole: calls come in multiples of this.
       cores: that the process keeps to; all if 0.
       python: that runs it.
-
-    Raises:
-      RuntimeError: the process ended.
     """
 
     steps = 1
@@ -86,27 +120,24 @@ class There:
     ):
         self.whole = whole
         command = [python, "-m", "experiments.bench.others", name, folder, network]
-        command += [str(cores)] * bool(cores)
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
-        self.loss = float(self._line().removeprefix("ready "))
+        super().__init__(command + [str(cores)] * bool(cores))
+        self.loss = float(self.greeting.removeprefix("ready "))
 
     def seconds(self, calls: int) -> float:
-        self.process.stdin.write(f"{calls}\n")
-        self.process.stdin.flush()
-        return float(self._line())
+        return float(self.ask(calls))
 
-    def close(self) -> None:
-        """End the process."""
-        self.process.stdin.close()
-        self.process.wait()
-        self.process.stdout.close()
 
-    def _line(self) -> str:
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{' '.join(self.process.args)} ended; its error is above")
-        return line.strip()
+def answer(command: Sequence[object]) -> str:
+    """What a program prints.
+
+    Raises:
+      ChildProcessError: it failed.
+    """
+    words = [str(word) for word in command]
+    ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        raise ChildProcessError(f"{' '.join(words)} failed:\n{ended.stderr[-2000:]}")
+    return ended.stdout
 
 
 def usable_cores() -> int:
@@ -124,23 +155,47 @@ def in_turns(candidates: Mapping[str, Candidate], rounds: int) -> dict[str, np.n
     return {name: taken[name] / (one.whole * one.steps) for name, one in candidates.items()}
 
 
+def turns(samples: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, np.ndarray]:
+    """What each sample returns, such as its seconds: [rounds, ...] by name.
+
+    They take turns, once more than that: the first round, in which they compile, is left out.
+    """
+    found: dict[str, list] = {name: [] for name in samples}
+    for _ in range(rounds + 1):
+        for name, sample in samples.items():
+            found[name].append(sample())
+    return {name: np.array(some[1:]) for name, some in found.items()}
+
+
+def clocked(work: Callable[[], Any]) -> tuple[Any, float, float]:
+    """What some work returns, its seconds, and those of all processors."""
+    start, used = time.perf_counter(), time.process_time()
+    result = jax.block_until_ready(work())
+    return result, time.perf_counter() - start, time.process_time() - used
+
+
 def processor_ms(
     running: Mapping[str, tuple[Callable[[Any], Any], Any]], rounds: int
 ) -> dict[str, np.ndarray]:
-    """Processor milliseconds of a call of each candidate, [rounds].
+    """Processor milliseconds of a call of each candidate, [rounds], in `turns`.
 
     Args:
       running: function from a state to the next one, and the first state, which is given up.
-      rounds: calls of each, which take turns; one more before them, which compiles, is not counted.
+      rounds: that count.
     """
     states = {name: state for name, (_, state) in running.items()}
-    taken: dict[str, list[float]] = {name: [] for name in running}
-    for _ in range(rounds + 1):
-        for name, (call, _) in running.items():
-            start = time.process_time()
-            states[name] = jax.block_until_ready(call(states[name]))
-            taken[name].append(1000 * (time.process_time() - start))
-    return {name: np.array(times[1:]) for name, times in taken.items()}
+
+    def sample(name: str) -> float:
+        states[name], _, used = clocked(lambda: running[name][0](states[name]))
+        return 1000 * used
+
+    return turns({name: partial(sample, name) for name in running}, rounds)
+
+
+def made_with(**more: Any) -> str:
+    """What a measurement was made with: versions, devices and the commit, and more."""
+    about = environment() | more
+    return ", ".join(f"{name} {one}" for name, one in about.items() if one != "not installed")
 
 
 def ratio(times: np.ndarray, reference: np.ndarray) -> list[str]:
@@ -182,13 +237,10 @@ class Load:
         """Seconds of processor time so far, less our own."""
         if not Path("/proc/stat").exists():
             return 0.0
-        user, nice, system, _, _, *rest = map(int, _words("/proc/stat", 1)[:8])
+        words = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
+        user, nice, system, _, _, *rest = map(int, words)
         own = 0
         for process in self.processes:
             after_name = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
             own += sum(map(int, after_name[11:15]))  # children that ended, too
         return (user + nice + system + sum(rest) - own) / os.sysconf("SC_CLK_TCK")
-
-
-def _words(file: str, skip: int) -> list[str]:
-    return Path(file).read_text().splitlines()[0].split()[skip:]

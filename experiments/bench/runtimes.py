@@ -9,7 +9,7 @@ PyTorch its weights (`torch_networks`). Runtimes that are not installed are left
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -180,7 +180,7 @@ def _started(
 ) -> dict[str, There]:
     """The process by name, or nothing and a word of it among the missing."""
     try:
-        return {name: stack.enter_context(closing(start()))}
+        return {name: stack.enter_context(start())}
     except RuntimeError:
         missing[name] = "does not run it here, see above"
         return {}
@@ -216,9 +216,7 @@ def timed(name: str, batch: int, setup: Setup) -> Row:
     with ExitStack() as stack:
         ours = {"XLA": 1.0} | {f"{density:.0%}": density for density in setup.densities}
         ways = {
-            way: stack.enter_context(
-                closing(There("jsparse", str(file), f"{name} {density}", cores=cores))
-            )
+            way: stack.enter_context(There("jsparse", str(file), f"{name} {density}", cores=cores))
             for way, density in ours.items()
         }
         found: dict[str, There] = {}

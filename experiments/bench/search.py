@@ -10,7 +10,6 @@ Command: python -m experiments.bench.search [--rounds 11]
 """
 
 import dataclasses
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -41,13 +40,6 @@ class Settings(common.RunSettings):
     """Fraction of the weights."""
 
 
-def cpu_seconds(call: Callable[[], Any]) -> float:
-    """Processor seconds of a call."""
-    start = time.process_time()
-    call()
-    return time.process_time() - start
-
-
 def main(settings: Settings) -> None:
     """Time the turns and print the ratios."""
     settings.check_positive("rounds", "evaluations")
@@ -73,17 +65,11 @@ def main(settings: Settings) -> None:
     calls: dict[str, Callable[[], Any]] = {"the score alone": scored}
     for method in (prune.Random(), prune.CrossEntropy(), prune.Lagrangian()):
         calls[type(method).__name__] = lambda method=method: searched(method)
-    for call in calls.values():  # compiles
-        call()
     load = rounds.Load()
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    for n in range(settings.rounds):
-        order = list(calls)
-        for name in order[n % len(order) :] + order[: n % len(order)]:
-            taken[name].append(cpu_seconds(calls[name]))
-    reference = np.array(taken["the score alone"])
+    samples = {name: lambda call=call: rounds.clocked(call)[2] for name, call in calls.items()}
+    taken = rounds.turns(samples, settings.rounds)
     lines = [
-        [name, f"{np.median(times):.2f}", *rounds.ratio(np.array(times), reference)]
+        [name, f"{np.median(times):.2f}", *rounds.ratio(times, taken["the score alone"])]
         for name, times in taken.items()
     ]
     print(f"{settings.evaluations} evaluations, {settings.rounds} rounds; {load}\n")

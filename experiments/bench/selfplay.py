@@ -5,8 +5,6 @@ take turns; wall time and processor time. Used by `agents`.
 """
 
 import json
-import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +14,7 @@ import numpy as np
 
 import jsparse
 from experiments import common
-from experiments.bench.rounds import ratio
+from experiments.bench.rounds import answer, clocked, ratio, turns
 from experiments.rl import schooling
 from experiments.rl.dqn import Dqn
 from experiments.rl.networks import Kind, drawn
@@ -43,11 +41,9 @@ def ours(kind: Kind, seeds: int) -> Sample:
 
     def sample() -> tuple[float, float]:
         nonlocal state
-        clock, processor = time.perf_counter(), time.process_time()
-        state, score = school.learn(state, jnp.int32(ITERATIONS))
-        jax.block_until_ready(score)
+        (state, _), clock, processor = clocked(lambda: school.learn(state, jnp.int32(ITERATIONS)))
         frames = ITERATIONS * dqn.copies * seeds
-        return (time.perf_counter() - clock) / frames, (time.process_time() - processor) / frames
+        return clock / frames, processor / frames
 
     return sample
 
@@ -56,9 +52,8 @@ def theirs(python: Path) -> Sample:
     """PyTorch, one seed."""
 
     def sample() -> tuple[float, float]:
-        command = [str(python), "-P", str(THEIRS), str(ITERATIONS)]
-        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        taken, frames = json.loads(printed), ITERATIONS * Dqn().copies
+        taken = json.loads(answer([python, "-P", THEIRS, ITERATIONS]))
+        frames = ITERATIONS * Dqn().copies
         return taken["clock"] / frames, taken["processor"] / frames
 
     return sample
@@ -69,11 +64,7 @@ def compared(python: Path, rounds: int) -> dict[str, list]:
     arms = {f"{name}, 3 seeds": ours(kind, 3) for name, kind in KINDS.items()}
     arms["dense, one seed"] = ours(KINDS["dense"], 1)
     arms["PyTorch, one seed"] = theirs(python)
-    taken: dict[str, list] = {name: [] for name in arms}
-    for _ in range(rounds + 1):
-        for name, sample in arms.items():
-            taken[name].append(sample())
-    found = {name: np.array(samples[1:]) for name, samples in taken.items()}  # the first compiles
+    found = turns(arms, rounds)
     rows = []
     for name, times in found.items():
         speed = [f"{1 / np.median(times[:, n]):,.0f}" for n in (0, 1)]

@@ -21,9 +21,8 @@ are processor time, over all cores, and wall time.
 """
 
 import dataclasses
-import subprocess
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +36,11 @@ from jax import Array
 
 import jsparse
 from experiments import common
-from experiments.bench.rounds import Load, ratio
-from experiments.common.settings import environment
+from experiments.bench.rounds import Load, Process, clocked, made_with, ratio, turns
 from experiments.networks.modules import modules
 from jsparse.export import random_csr
 
-SCRIPT = Path(__file__).with_name("official_set.py")
+SCRIPT = Path(__file__).resolve().with_name("official_set.py")
 CLASSES, FIRST = 10, 3
 SLOPES = (-0.6, 0.6, -0.6)
 """Of the alternated left ReLU, layer by layer: the authors' example."""
@@ -101,39 +99,6 @@ def step(model: nnx.Module, optimizer: nnx.Optimizer, x: Array, y: Array) -> Arr
     return found
 
 
-class Theirs:
-    """The authors' code in a process of its own."""
-
-    def __init__(self, settings: Settings, folder: str, case: str):
-        command = [settings.python, str(SCRIPT.resolve()), str(Path(settings.authors).resolve())]
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(
-            [*command, case], cwd=folder, stdin=pipe, stdout=pipe, text=True
-        )
-        self._line()  # it is ready
-
-    def ask(self, what: str) -> np.ndarray:
-        """What it took: seconds of the processor, and of the clock."""
-        self.process.stdin.write(f"{what}\n")
-        self.process.stdin.flush()
-        return self._line()
-
-    def close(self) -> None:
-        """End the process."""
-        self.process.communicate()
-
-    def _line(self) -> np.ndarray:
-        """The numbers of a line.
-
-        Raises:
-          RuntimeError: the process ended.
-        """
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{' '.join(self.process.args)} ended; its error is above")
-        return np.array(line.split(), float)
-
-
 def drawn(settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     """A batch: one of ten centers and as much noise; labels as vectors."""
     rng = np.random.default_rng(0)
@@ -172,7 +137,7 @@ def trainer(settings: Settings, model: Net) -> nnx.Optimizer:
     return jsparse.PackedOptimizer(model, jsparse.revise(inner, ("hidden/.*/kernel", by)))
 
 
-def measured(settings: Settings, folder: str) -> tuple[np.ndarray, np.ndarray]:
+def measured(settings: Settings, folder: str) -> dict[str, np.ndarray]:
     """Seconds of ours and theirs: [rounds, step or step with a change, processor or clock].
 
     Raises:
@@ -181,40 +146,41 @@ def measured(settings: Settings, folder: str) -> tuple[np.ndarray, np.ndarray]:
     model, case = Net(settings), Path(folder, "case.npz")
     rows, labels = drawn(settings)
     written(settings, model, rows, labels, case)
-    optimizer, theirs = trainer(settings, model), Theirs(settings, folder, str(case))
-    x, y = jnp.asarray(rows), jnp.asarray(labels)
+    optimizer, x, y = trainer(settings, model), jnp.asarray(rows), jnp.asarray(labels)
 
     def ours() -> np.ndarray:
-        used, start = time.process_time(), time.perf_counter()
-        jax.block_until_ready(step(model, optimizer, x, y))
-        return np.array([time.process_time() - used, time.perf_counter() - start])
+        _, seconds, used = clocked(lambda: step(model, optimizer, x, y))
+        return np.array([used, seconds])
 
-    for _ in range(FIRST):
-        ours()
-        theirs.ask("step")
-    theirs.ask(f"outputs {folder}/outputs.npy")
-    found = np.asarray(nnx.jit(lambda model, x: nnx.softmax(model(x)))(model, x))
-    expected = np.load(f"{folder}/outputs.npy")
-    print(
-        f"largest difference of outputs after {FIRST} steps: {np.abs(found - expected).max():.1e}"
-    )
-    np.testing.assert_allclose(found, expected, atol=1e-3)
-    taken: tuple[list, list] = [], []
-    for _ in range(settings.rounds + 1):  # the first compiles and is not counted
-        for some, one in zip(taken, (ours, lambda: theirs.ask("step")), strict=True):
-            plain = np.mean([one() for _ in range(settings.steps)], axis=0)
-            changed = one() + (theirs.ask("change") if some is taken[1] else 0)
-            some.append([plain, changed])
-    theirs.close()
-    return np.array(taken[0][1:]), np.array(taken[1][1:])
+    def sample(one: Callable[[], np.ndarray], change: Callable[[], Any]) -> list[np.ndarray]:
+        plain = np.mean([one() for _ in range(settings.steps)], axis=0)
+        return [plain, one() + change()]
+
+    authors = str(Path(settings.authors).resolve())
+    with Process([settings.python, str(SCRIPT), authors, str(case)], folder) as process:
+        theirs = lambda what: np.array(process.ask(what).split(), float)
+        for _ in range(FIRST):
+            ours()
+            theirs("step")
+        theirs(f"outputs {folder}/outputs.npy")
+        found = np.asarray(nnx.jit(lambda model, x: nnx.softmax(model(x)))(model, x))
+        expected = np.load(f"{folder}/outputs.npy")
+        apart = np.abs(found - expected).max()
+        print(f"largest difference of outputs after {FIRST} steps: {apart:.1e}")
+        np.testing.assert_allclose(found, expected, atol=1e-3)
+        samples = {
+            "ours": lambda: sample(ours, lambda: 0),  # its change is within the step
+            "theirs": lambda: sample(lambda: theirs("step"), lambda: theirs("change")),
+        }
+        return turns(samples, settings.rounds)
 
 
 def main(settings: Settings) -> None:
     """Measure in turns; a table of seconds and ratios."""
-    print(", ".join(f"{n} {v}" for n, v in environment().items() if v != "not installed"))
+    print(made_with())
     load, neurons = Load(), settings.inputs + 3 * settings.width + CLASSES
     with tempfile.TemporaryDirectory() as folder:
-        ours, theirs = measured(settings, folder)
+        ours, theirs = measured(settings, folder).values()
     rows = []
     for n, what in enumerate(("a step", "a step and a change")):
         for m, clock in enumerate(("processor", "clock")):

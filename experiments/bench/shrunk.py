@@ -24,9 +24,8 @@ from flax import nnx
 import jsparse
 from experiments import common, networks
 from experiments.bench.networks import NETWORKS
-from experiments.bench.rounds import Here, Load, in_turns, ratio
+from experiments.bench.rounds import Here, Load, in_turns, made_with, ratio
 from experiments.bench.runtimes import convolved, fastest
-from experiments.common.settings import environment
 from jsparse._slots import walk_modules
 from jsparse.report import costs
 
@@ -71,7 +70,7 @@ def call(model: nnx.Module, x: jax.Array) -> Here:
 def main(settings: Settings) -> None:
     """Measure network by network."""
     print(f"{jax.default_backend()}, {os.cpu_count()} cores")
-    print(", ".join(f"{name} {value}" for name, value in environment().items()))
+    print(made_with())
     for name in settings.networks:
         network = NETWORKS[name]
         x = jnp.asarray(network.draw(np.random.default_rng(0))[0])

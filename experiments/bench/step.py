@@ -19,7 +19,7 @@ import importlib.util
 import os
 import platform
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -34,8 +34,7 @@ import jsparse
 from experiments import common, networks
 from experiments.bench.networks import KERNELS, MASKS, NETWORKS, Network, variants
 from experiments.bench.others import EVERY, MOMENTUM, RATE, data
-from experiments.bench.rounds import Candidate, Here, Load, There, in_turns, ratio
-from experiments.common.settings import environment
+from experiments.bench.rounds import Candidate, Here, Load, There, in_turns, made_with, ratio
 
 SCANNED = 50
 """Steps in one `lax.scan`."""
@@ -169,8 +168,7 @@ def compare(name: str, network: Network, settings: Settings) -> None:
         }
         for other, folder in ask.items():
             whole = EVERY if other == "jaxpruner-magnitude" else 1
-            there = There(other, folder, name, whole)
-            candidates[other] = stack.enter_context(closing(there))
+            candidates[other] = stack.enter_context(There(other, folder, name, whole))
         load = Load([c.process.pid for c in candidates.values() if isinstance(c, There)])
         times = in_turns(candidates, settings.rounds)
         rows = [
@@ -210,9 +208,8 @@ def seeds(rounds: int) -> None:
 
 def main(settings: Settings) -> None:
     """Measure what was asked for, network by network."""
-    made_with = environment() | {"torch": _version("torch"), "rounds": settings.rounds}
     print(f"{jax.default_backend()}: {_processor()}, {os.cpu_count()} cores")
-    print(", ".join(f"{n} {value}" for n, value in made_with.items() if value != "not installed"))
+    print(made_with(torch=_version("torch"), rounds=settings.rounds))
     wanted = settings.only or (*NETWORKS, "seeds")
     for name, network in NETWORKS.items():
         if name in wanted:

@@ -15,7 +15,6 @@ outputs with those of the masked model, which takes two compilations.
 
 import dataclasses
 import json
-import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -28,6 +27,7 @@ import tyro
 from flax import nnx
 
 import jsparse
+from experiments.bench.rounds import answer
 from experiments.networks.modules import modules
 from jsparse import importance
 from jsparse._paths import named
@@ -153,8 +153,7 @@ def theirs(model: nnx.Module, network: Network, settings: Settings) -> dict[str,
         state = named(nnx.state(model, (nnx.Param, nnx.BatchStat)))
         arrays = {path: np.asarray(leaf) for path, leaf in state.items()}
         np.savez(Path(folder) / "weights.npz", **arrays)
-        command = [settings.python, "-P", THEIRS, folder, network, str(settings.density)]
-        subprocess.run(command, check=True)
+        answer([settings.python, "-P", THEIRS, folder, network, settings.density])
         return json.loads((Path(folder) / "theirs.json").read_text())
 
 

@@ -27,7 +27,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,8 +39,7 @@ from flax import nnx
 import jsparse
 from experiments import common, datasets, dst_mnist, networks
 from experiments.bench import runtimes
-from experiments.bench.rounds import Load, There, in_turns, ratio
-from experiments.common.settings import environment
+from experiments.bench.rounds import Load, There, in_turns, made_with, ratio
 from experiments.common.train import trained
 from jsparse import export
 
@@ -153,12 +152,10 @@ def measured(
         runtimes.write(file, runtimes.convolved(dense, jax.lax.conv_general_dilated), x)
     export.save(folder / "sparse", runtimes.convolved(sparse, jax.lax.conv_general_dilated), x)
     with ExitStack() as stack:
-        own = There("trained", str(folder), name, cores=1)
-        ways = {"jsparse": stack.enter_context(closing(own))}
+        own = stack.enter_context(There("trained", str(folder), name, cores=1))
         expected = float(np.abs(np.asarray(sparse(jnp.asarray(x)))).mean())
         np.testing.assert_allclose(own.loss, expected, rtol=1e-3)
-        ways |= runtimes.others(stack, file, 1)[0]
-        times = in_turns(ways, rounds)
+        times = in_turns({"jsparse": own, **runtimes.others(stack, file, 1)[0]}, rounds)
     kernels = [w for path, w in runtimes.weights(sparse).items() if path.endswith("kernel")]
     return {
         "network": name,
@@ -203,7 +200,7 @@ def main(settings: Settings) -> None:
         out = f"{settings.out or 'runs/trained'}/quick"
         settings = dataclasses.replace(settings, **short, out=out)
     print(f"{jax.default_backend()}, {os.cpu_count()} cores, {settings.rounds} rounds")
-    print(", ".join(f"{name} {value}" for name, value in environment().items()))
+    print(made_with())
     for one, why in runtimes.absent().items():
         print(f"{one} is left out: it {why}")
     images, found, load = datasets.mnist(settings.data), [], Load()

@@ -14,8 +14,7 @@ the extra time of a step with a change.
 """
 
 import dataclasses
-import time
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -28,7 +27,7 @@ from jax import Array
 
 import jsparse
 from experiments import common, datasets
-from experiments.common.settings import environment
+from experiments.bench.rounds import clocked, made_with, turns
 
 EVERY, FAR = 100, 10**9
 KERNELS = "layers/.*/kernel"
@@ -107,13 +106,6 @@ def accuracy(
     return float(right(model, test.reshape(len(test), -1), jnp.asarray(images.test_y)))
 
 
-def cpu_seconds(call: Callable[[], Any]) -> float:
-    """Processor seconds of a call."""
-    start = time.process_time()
-    jax.block_until_ready(call())
-    return time.process_time() - start
-
-
 def times(settings: Settings, density: float) -> dict[str, np.ndarray]:
     """Seconds a step in each round: of the dense network, with links that stay, and that change."""
     x, y = jnp.ones((settings.batch, 784)), jnp.arange(settings.batch) % 10
@@ -122,23 +114,18 @@ def times(settings: Settings, density: float) -> dict[str, np.ndarray]:
     for name, every in (("stay", FAR), ("change", 1)):
         by = jsparse.SET(last=2 * FAR, every=every)
         pairs[name] = jsparse.pack_training(*masked(settings, density, 0, by))
-    taken: dict[str, list[float]] = {name: [] for name in pairs}
-    for _ in range(settings.rounds + 1):
-        for name, pair in pairs.items():
-            one = lambda pair=pair: [step(*pair, x, y) for _ in range(5)]
-            taken[name].append(cpu_seconds(one) / 5)
-    return {name: np.array(some[1:]) for name, some in taken.items()}
+    five = lambda pair: clocked(lambda: [step(*pair, x, y) for _ in range(5)])[2] / 5
+    return turns({name: partial(five, pair) for name, pair in pairs.items()}, settings.rounds)
 
 
 def main(settings: Settings) -> None:
     """Two tables."""
-    print(", ".join(f"{n} {v}" for n, v in environment().items() if v != "not installed"))
+    print(made_with())
     rows = []
     for density in settings.densities if settings.rounds else ():
         taken = times(settings, density)
         whole = taken["stay"] + (taken["change"] - taken["stay"]) / EVERY
-        ratios = taken["dense"] / whole
-        low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+        low, middle, high = np.quantile(taken["dense"] / whole, [0.25, 0.5, 0.75])
         cost = np.median((taken["change"] - taken["stay"]) / taken["stay"])
         milliseconds = [f"{1000 * np.median(one):.1f}" for one in (taken["dense"], whole)]
         rows.append(
