@@ -31,6 +31,7 @@ from jax.experimental.layout import Format, Layout
 from jax.sharding import SingleDeviceSharding
 
 from experiments import common
+from experiments.bench.others import torch_conv
 from experiments.bench.rounds import Load, There, in_turns, made_with, ratio
 from jsparse import export
 from jsparse.export._packing.convolution import BATCH_LAST
@@ -123,8 +124,8 @@ def timed(size: tuple[int, int], density: float, settings: Settings) -> dict[str
         start = lambda step, asked, python: stack.enter_context(
             There(step, folder, f"{asked}/{parts}", cores=1, python=str(python))
         )
-        ways = {name: start("torch-conv", name, settings.torch) for name in THEIRS}
-        ways |= {name: start("jsparse-conv", name, sys.executable) for name in WIDTHS}
+        ways = {name: start(torch_conv, name, settings.torch) for name in THEIRS}
+        ways |= {name: start(packed, name, sys.executable) for name in WIDTHS}
         compare(Path(folder), settings.parts)
         return in_turns(ways, settings.rounds)
 

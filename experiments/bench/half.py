@@ -42,6 +42,7 @@ from jax import Array
 import jsparse
 from experiments import common, datasets, networks
 from experiments.bench import rounds, runtimes
+from experiments.bench.others import onnxruntime
 from experiments.common.settings import environment
 from jsparse import _timing
 from jsparse._pure import evaluated
@@ -172,7 +173,7 @@ def times(name: str, inputs: int, settings: Settings) -> list[list[str]]:
             models[way] = evaluated(small)
             file = folder / f"{len(models)}.onnx"
             runtimes.write(file, models[way], np.asarray(x))
-            other = rounds.There("onnxruntime", str(file), "1", cores=cores)
+            other = rounds.There(onnxruntime, str(file), "1", cores=cores)
             clocks["XLA", way] = _timing.clock(models[way], x)
             clocks["ONNX Runtime", way] = stack.enter_context(other).seconds
         taken = _timing.in_turns(clocks, settings.rounds, sample=rounds.SAMPLE)

@@ -33,6 +33,7 @@ from flax import nnx
 
 from experiments import common
 from experiments.bench import runtimes
+from experiments.bench.others import torch_csr
 from experiments.bench.rounds import (
     Candidate,
     Here,
@@ -170,7 +171,7 @@ def measure(size: tuple[int, int], batch: int, settings: Settings, folder: Path)
         with ExitStack() as stack:
             if settings.python:
                 case = f"{size[0]} {size[1]} {density} {batch}"
-                other = There("torch-csr", "", case, python=settings.python)
+                other = There(torch_csr, "", case, python=settings.python)
                 candidates["PyTorch CSR"] = stack.enter_context(other)
             if len(runtimes.absent()) < len(runtimes.OTHERS):
                 file = folder / f"{size[0]}-{size[1]}-{batch}.onnx"

@@ -1,13 +1,13 @@
-"""Third-party train steps, products and networks, each in its own process.
+"""Third-party train steps, products and networks, and the process in which a step is timed.
 
 The benchmarks start it. Protocol: a line "ready" once compiled; then for each line with a number of
 steps, the seconds they took. Nothing runs in between.
 
-    python -m experiments.bench.others NAME FOLDER NETWORK [CORES]
+    python -m experiments.bench.others MODULE:FUNCTION FOLDER ASKED [CORES]
 
-With CORES it uses only that many; on one core, the seconds are processor time, which other work on
-the machine does not lengthen. Each function imports what it needs itself: torch and jax must not
-share a process.
+The function returns the step. With CORES it uses only that many; on one core, the seconds are
+processor time, which other work on the machine does not lengthen. Each function here imports what
+it needs itself: torch and jax must not share a process.
 """
 
 import importlib
@@ -225,54 +225,15 @@ def openvino(file: str, asked: str) -> Callable[[], Any]:
     return lambda: request.infer([x])[0]
 
 
-def jsparse_network(file: str, asked: str) -> Callable[[], Any]:
-    """A network in JAX; asked for is its name and the part of its weights that is kept.
-
-    Below 1, `jsparse.export.pick` chooses how each layer is stored.
-    """
-    from experiments.bench.runtimes import compiled
-
-    name, density = asked.split()
-    return compiled(name, np.load(f"{file}.npy"), float(density))
-
-
-def jsparse_conv(folder: str, asked: str) -> Callable[[], Any]:
-    """A packed convolution with its gradients; asked for are its format and which parts."""
-    from experiments.bench.gradients import packed
-
-    return packed(folder, asked)
-
-
-def jsparse_trained(folder: str, name: str) -> Callable[[], Any]:
-    """A network that was trained sparse, as `jsparse.export.pick` stores it."""
-    from experiments.bench.trained import stored
-
-    return stored(folder, name)
-
-
-STEPS = {
-    "torch-csr": torch_csr,
-    "torch-conv": torch_conv,
-    "torch": torch_network,
-    "onnxruntime": onnxruntime,
-    "openvino": openvino,
-    "jsparse": jsparse_network,
-    "jsparse-conv": jsparse_conv,
-    "trained": jsparse_trained,
-    "authors": authors,
-    "jaxpruner-static": jaxpruner_static,
-    "jaxpruner-magnitude": jaxpruner_magnitude,
-}
-
-
-def main(name: str, folder: str, network: str, cores: str = "") -> None:
+def main(name: str, folder: str, asked: str, cores: str = "") -> None:
     """Build the step, say how it starts, then time what is asked for."""
     if cores and sys.platform != "linux":
         sys.exit(f"only Linux can keep a process to {cores} of its cores; got {sys.platform}")
     if cores:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(cores)])
     clock = time.process_time if cores == "1" else time.perf_counter
-    step = STEPS[name](folder, network)
+    module, function = name.split(":")
+    step = getattr(importlib.import_module(module), function)(folder, asked)
     loss = float(np.abs(np.asarray(step())).mean())
     for _ in range(3):
         step()

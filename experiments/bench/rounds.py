@@ -96,12 +96,12 @@ class Process:
 
 
 class There(Process):
-    """A step of `experiments.bench.others`, in its own process.
+    """A call that another process makes ready and times: see `experiments.bench.others`.
 
     Args:
-      name: of the step.
+      step: (folder, asked) -> the call; a function by which the other process is told its name.
       folder: what it reads.
-      network: what it is asked for.
+      asked: the rest.
       whole: calls come in multiples of this.
       cores: that the process keeps to; all if 0.
       python: that runs it.
@@ -111,15 +111,16 @@ class There(Process):
 
     def __init__(
         self,
-        name: str,
+        step: Callable[[str, str], Callable[[], Any]],
         folder: str,
-        network: str,
+        asked: str,
         whole: int = 1,
         cores: int = 0,
         python: str = sys.executable,
     ):
         self.whole = whole
-        command = [python, "-m", "experiments.bench.others", name, folder, network]
+        name = f"{step.__globals__['__spec__'].name}:{step.__name__}"  # not __main__:...
+        command = [python, "-m", "experiments.bench.others", name, folder, asked]
         super().__init__(command + [str(cores)] * bool(cores))
         self.loss = float(self.greeting.removeprefix("ready "))
 

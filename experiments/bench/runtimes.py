@@ -22,6 +22,7 @@ from flax import nnx
 import jsparse
 from experiments import common, networks
 from experiments.bench.networks import KERNELS, NETWORKS, Network, features, tokens
+from experiments.bench.others import onnxruntime, openvino, torch_network
 from experiments.bench.rounds import Here, Load, There, in_turns, ratio
 from jsparse import export
 from jsparse._slots import walk_modules
@@ -115,6 +116,12 @@ def compiled(name: str, x: np.ndarray, density: float) -> Callable[[], Any]:
     return call
 
 
+def served(file: str, asked: str) -> Callable[[], Any]:
+    """`compiled` on the inputs beside a file; asked for are the network and its density."""
+    name, density = asked.split()
+    return compiled(name, np.load(f"{file}.npy"), float(density))
+
+
 def kept(name: str, density: float) -> nnx.Module:
     """The network with this part of its weights."""
     model = SERVED[name].make(nnx.Rngs(0))
@@ -165,8 +172,11 @@ def write(file: Path, model: nnx.Module, x: np.ndarray) -> None:
 def others(stack: ExitStack, file: Path, cores: int) -> tuple[dict[str, There], dict[str, str]]:
     """The runtimes that read a file, started on it, and those that do not run it here."""
     missing = absent()
-    asked = {"ONNX Runtime": ("onnxruntime", f"{cores}"), "OpenVINO": ("openvino", f"f32 {cores}")}
-    asked[BFLOAT] = ("openvino", f"bf16 {cores}")
+    asked = {
+        "ONNX Runtime": (onnxruntime, f"{cores}"),
+        "OpenVINO": (openvino, f"f32 {cores}"),
+        BFLOAT: (openvino, f"bf16 {cores}"),
+    }
     started = {}
     for name, (step, what) in asked.items():
         if name not in missing:
@@ -216,7 +226,7 @@ def timed(name: str, batch: int, setup: Setup) -> Row:
     with ExitStack() as stack:
         ours = {"XLA": 1.0} | {f"{density:.0%}": density for density in setup.densities}
         ways = {
-            way: stack.enter_context(There("jsparse", str(file), f"{name} {density}", cores=cores))
+            way: stack.enter_context(There(served, str(file), f"{name} {density}", cores=cores))
             for way, density in ours.items()
         }
         found: dict[str, There] = {}
@@ -224,7 +234,7 @@ def timed(name: str, batch: int, setup: Setup) -> Row:
             found, missing = others(stack, file, cores)
         if setup.python:
             asked, python = f"{name} {cores}", setup.python
-            start = partial(There, "torch", str(file), asked, cores=cores, python=python)
+            start = partial(There, torch_network, str(file), asked, cores=cores, python=python)
             found |= _started(stack, TORCH, start, missing)
         else:
             missing[TORCH] = "needs a Python with torch: --torch PATH"

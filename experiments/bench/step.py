@@ -32,10 +32,17 @@ from flax import nnx
 
 import jsparse
 from experiments import common, networks
+from experiments.bench import others
 from experiments.bench.networks import KERNELS, MASKS, NETWORKS, Network, variants
 from experiments.bench.others import EVERY, MOMENTUM, RATE, data
 from experiments.bench.rounds import Candidate, Here, Load, There, in_turns, made_with, ratio
 
+THEIRS = {
+    "authors": ("authors", others.authors, 1),
+    "jaxpruner-static": ("jaxpruner", others.jaxpruner_static, 1),
+    "jaxpruner-magnitude": ("jaxpruner", others.jaxpruner_magnitude, EVERY),
+}
+"""By label: whose checkout, the step, and how many calls of it belong together."""
 SCANNED = 50
 """Steps in one `lax.scan`."""
 SEEDS = 5
@@ -155,9 +162,11 @@ def compare(name: str, network: Network, settings: Settings) -> None:
     if settings.authors and not importlib.util.find_spec("torch"):
         print("\nthe authors' code needs torch, which is not installed: left out")
         folders["authors"] = ""
-    names = {"authors": "authors", "jaxpruner-static": "jaxpruner"}
-    names["jaxpruner-magnitude"] = "jaxpruner"
-    ask = {n: str(Path(folders[f]).resolve()) for n, f in names.items() if folders[f]}
+    ask = {
+        other: (step, str(Path(folders[whose]).resolve()), whole)
+        for other, (whose, step, whole) in THEIRS.items()
+        if folders[whose]
+    }
     if not ask:
         return
     model = variants(network)["Threshold"]
@@ -166,9 +175,8 @@ def compare(name: str, network: Network, settings: Settings) -> None:
         candidates: dict[str, Candidate] = {
             _label("Threshold", count): Step(model, *data(), count) for count in (1, SCANNED)
         }
-        for other, folder in ask.items():
-            whole = EVERY if other == "jaxpruner-magnitude" else 1
-            candidates[other] = stack.enter_context(There(other, folder, name, whole))
+        for other, (step, folder, whole) in ask.items():
+            candidates[other] = stack.enter_context(There(step, folder, name, whole))
         load = Load([c.process.pid for c in candidates.values() if isinstance(c, There)])
         times = in_turns(candidates, settings.rounds)
         rows = [

@@ -152,7 +152,7 @@ def measured(
         runtimes.write(file, runtimes.convolved(dense, jax.lax.conv_general_dilated), x)
     export.save(folder / "sparse", runtimes.convolved(sparse, jax.lax.conv_general_dilated), x)
     with ExitStack() as stack:
-        own = stack.enter_context(There("trained", str(folder), name, cores=1))
+        own = stack.enter_context(There(stored, str(folder), name, cores=1))
         expected = float(np.abs(np.asarray(sparse(jnp.asarray(x)))).mean())
         np.testing.assert_allclose(own.loss, expected, rtol=1e-3)
         times = in_turns({"jsparse": own, **runtimes.others(stack, file, 1)[0]}, rounds)
