@@ -161,7 +161,7 @@ def trained(arm: str, seed: int, settings: Settings) -> tuple[dict[str, Any], An
         progress.show(loss=loss, home=not_lost(found, "home"), shifted=not_lost(found, "shifted"))
         run.save(mark, state)
     if not run.complete:
-        pairs = weights(trainer.agent(state).net).values()
+        pairs = weights(trainer.agent(state).network).values()
         kept, all_ = (sum(pair[n] for pair in pairs) for n in range(2))
         run.finish(rows=[row["minimax"] for row in run.rows()], links=kept, weights=all_)
     return run.final(), trainer.layers(state)

@@ -32,7 +32,7 @@ from jax import Array
 import jsparse
 from experiments.rl import players
 from experiments.rl.environments import brick
-from experiments.rl.learning import improve, optimizer
+from experiments.rl.learning import Agent, chosen
 from experiments.rl.networks import MLP, Kind, Layers
 
 
@@ -84,13 +84,6 @@ class Played(NamedTuple):
     known: Array
 
 
-class Agent(nnx.Module):
-    """The network and its optimizer."""
-
-    def __init__(self, net: Any, optimizer: jsparse.Optimizer):
-        self.net, self.optimizer = net, optimizer
-
-
 def turns(size: int, bricks: tuple[int, ...]) -> np.ndarray:
     """[8, cells], the symmetry to use instead of each, for a brick on each cell.
 
@@ -117,14 +110,20 @@ class Trainer:
         self.settings, self.kind, self.size = settings, kind, size
         self.game, self.iterations = brick.Brick(size, bricks), iterations
         self.train, self.play = jax.jit(self._train, donate_argnums=0), jax.jit(self._play)
-        self.layers = jax.jit(lambda state: jsparse.resolve(self.agent(state).net).layers())
+        self.layers = jax.jit(lambda state: jsparse.resolve(self.agent(state).network).layers())
 
     def start(self, seed: int) -> dict[str, Any]:
         """A new agent and an empty memory."""
         cells, own = self.size**2, self.settings
         net = MLP(3 * cells, cells + 1, own.width, nnx.Rngs(seed))
         net = self.kind.start(net, jax.random.key(seed))
-        self._graph, state = nnx.split(Agent(net, self._optimizer(net, seed)))
+        total = self.iterations * own.updates
+        rate = optax.cosine_decay_schedule(own.learning_rate, total)
+        last = max(1, round((1 - own.settle) * total))
+        every = min(own.every, last)
+        when = {"first": every, "every": every, "last": last, "fraction": own.fraction}
+        tx = optax.adamw(rate, weight_decay=own.decay)
+        self._graph, state = nnx.split(Agent(net, tx, self.kind, seed, **when))
         shape = own.memory, own.games, self.plies
         boards, one = jnp.zeros((*shape, cells), jnp.int8), jnp.zeros(shape, jnp.int8)
         start = {
@@ -143,15 +142,6 @@ class Trainer:
     def _new(self, key: Array) -> brick.State:
         return jax.vmap(self.game.reset)(jax.random.split(key, self.settings.games))
 
-    def _optimizer(self, net: nnx.Module, seed: int) -> jsparse.Optimizer:
-        own, total = self.settings, self.iterations * self.settings.updates
-        rate = optax.cosine_decay_schedule(own.learning_rate, total)
-        tx = optax.adamw(rate, weight_decay=own.decay)
-        last = max(1, round((1 - own.settle) * total))
-        every = min(own.every, last)
-        when = {"first": every, "every": every, "last": last, "fraction": own.fraction}
-        return optimizer(net, tx, self.kind, seed, **when)
-
     def agent(self, state: dict[str, Any]) -> Agent:
         """The agent of a state."""
         return nnx.merge(self._graph, state["agent"])
@@ -168,10 +158,7 @@ class Trainer:
             action = jnp.where(opened & early, players.random(state, luck), action)
             new, won = brick.moved(state, action)
             over, fresh = new.ended, self._new(begin)
-            kept = jax.tree.map(
-                lambda a, b: jnp.where(over.reshape(-1, *[1] * (a.ndim - 1)), b, a), new, fresh
-            )
-            return kept, (state, policy, won, over)
+            return chosen(over, fresh, new), (state, policy, won, over)
 
         def back(after: tuple[Array, Array], at: tuple[Array, Array]) -> tuple[tuple, tuple]:
             (outcome, known), (won, over) = after, at
@@ -220,7 +207,7 @@ class Trainer:
     def _train(self, state: dict[str, Any], key: Array) -> tuple[dict[str, Any], Array]:
         """An iteration: the new state, and the losses of its updates."""
         play, pick = jax.random.split(key)
-        layers = jsparse.resolve(self.agent(state).net).layers()
+        layers = jsparse.resolve(self.agent(state).network).layers()
         games, new = self._play(layers, state["games"], play)
         done = state["done"]
         slot = done % self.settings.memory
@@ -230,7 +217,7 @@ class Trainer:
 
         def update(state: Any, given: Played) -> tuple[Any, Array]:
             agent = nnx.merge(self._graph, state)
-            loss = improve(agent.net, agent.optimizer, partial(self._loss, given=given))
+            loss = agent.improve(partial(self._loss, given=given))
             return nnx.state(agent), loss
 
         agent, losses = jax.lax.scan(update, state["agent"], batches)

@@ -5,7 +5,9 @@ All kernels are pruned, including the last ones, but no bias; twin critics are o
 Reference: Arnob et al., Single-shot pruning for offline reinforcement learning, 2021.
 """
 
+import functools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -31,33 +33,20 @@ class Births:
     """
 
     def __init__(self, network: nnx.Module, loss: Loss, batch: Batch, seed: int):
-        self.dense = jsparse.sparsify(network, (EVERY, jsparse.Held()))
-        self.loss, self.batches, self.key = loss, [batch], jax.random.key(seed)
-        self._scores: dict[str, dict[str, Array]] = {}
+        self.dense = dense = jsparse.sparsify(network, (EVERY, jsparse.Held()))
+        at_random = lambda budget: partial(
+            prune.random, dense, key=jax.random.key(seed), choose=prune.by_layer(budget)
+        )
+        scored = functools.cache(lambda scores: scores(dense, loss, [batch]))
+        highest = lambda scores: lambda density: prune.keep_highest(dense, scored(scores), density)
+        self.ways: dict[str, Callable[..., Any]] = {
+            "SNIP": highest(prune.snip_scores), "GraSP": highest(prune.grasp_scores),
+            "SynFlow": self._synflow, "magnitude": partial(prune.magnitude, dense),
+            "random": at_random(schedule.uniform), "Erdos-Renyi": at_random(schedule.erdos_renyi),
+            "SET": at_random(schedule.erdos_renyi),
+        }  # fmt: skip
 
-    def random(self, density: float) -> Any:
-        """The same density in each layer."""
-        choose = prune.by_layer(schedule.uniform)
-        return prune.random(self.dense, density=density, key=self.key, choose=choose)
-
-    def erdos_renyi(self, density: float) -> Any:
-        """Random masks, denser where a layer is small."""
-        choose = prune.by_layer(schedule.erdos_renyi)
-        return prune.random(self.dense, density=density, key=self.key, choose=choose)
-
-    def magnitude(self, density: float) -> Any:
-        """The largest weights of the start."""
-        return prune.magnitude(self.dense, density=density)
-
-    def snip(self, density: float) -> Any:
-        """The weights to which the loss is most sensitive."""
-        return self._highest("snip", prune.snip_scores, density)
-
-    def grasp(self, density: float) -> Any:
-        """The weights that keep the gradient large."""
-        return self._highest("grasp", prune.grasp_scores, density)
-
-    def synflow(self, density: float) -> Any:
+    def _synflow(self, density: float) -> Any:
         """The weights on paths of large product; of twin critics, each by itself."""
         pruned = nnx.clone(self.dense)
         for name in ("net", "value", "q1", "q2"):
@@ -67,21 +56,11 @@ class Births:
                 setattr(pruned, name, prune.synflow(part, shape, density=density))
         return pruned
 
-    def _highest(self, name: str, scores: Callable, density: float) -> Any:
-        if name not in self._scores:
-            self._scores[name] = scores(self.dense, self.loss, self.batches)
-        return prune.keep_highest(self.dense, self._scores[name], density)
-
 
 def pruned(births: tuple[Births, ...], method: str, density: float) -> tuple | None:
     """Networks as they start to train; none where a layer would lose all its weights."""
-    ways = {
-        "SNIP": Births.snip, "GraSP": Births.grasp, "SynFlow": Births.synflow,
-        "Erdos-Renyi": Births.erdos_renyi, "SET": Births.erdos_renyi,
-        "random": Births.random, "magnitude": Births.magnitude,
-    }  # fmt: skip
     try:
-        return tuple(ways[method](one, density) for one in births)
+        return tuple(one.ways[method](density=density) for one in births)
     except ValueError as error:
         if "layer collapse" not in str(error):
             raise

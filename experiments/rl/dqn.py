@@ -24,7 +24,7 @@ from jax import Array
 
 import jsparse
 from experiments.rl.environments import Environment
-from experiments.rl.learning import improve, optimizer
+from experiments.rl.learning import Agent, chosen
 from experiments.rl.networks import MLP, Kind, Layers, forward
 
 
@@ -105,8 +105,7 @@ def copies(
         one, both = at.environment, jax.random.split(key, (2, len(action)))
         states, reward, end = jax.vmap(one.step)(at.states, action, both[0])
         anew = jax.vmap(one.reset)(both[1])
-        over = lambda a, b: jnp.where(end.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
-        return at._replace(states=jax.tree.map(over, anew, states)), reward, end
+        return at._replace(states=chosen(end, anew, states)), reward, end
 
     observe = lambda at: jax.vmap(at.environment.observe)(at.states)
     return Task(reset, step, observe, see, inputs, actions)
@@ -142,15 +141,6 @@ class Learner(NamedTuple):
     key: Array
 
 
-class Agent(nnx.Module):
-    """A network and its optimizer; dynamic masks change up to iteration `last`."""
-
-    def __init__(self, settings: Dqn, kind: Kind, net: MLP, last: int, seed: int):
-        tx, self.net = optax.adam(settings.learning_rate), net
-        when = {"every": settings.every, "last": last, "fraction": settings.fraction}
-        self.optimizer = optimizer(net, tx, kind, seed, **when)
-
-
 def goals(reward: Array, going: Array, online: Array, target: Array, gamma: float) -> Array:
     """2., [n]: rewards and going [n], and the values of what follows by both networks."""
     best = jnp.take_along_axis(target, online.argmax(axis=1)[:, None], axis=1)[:, 0]
@@ -183,7 +173,9 @@ class Trainer:
         one, task = self.settings, self.task
         masks, first, key = jax.random.split(jax.random.key(seed), 3)
         net = self.kind.start(MLP(task.inputs, task.actions, one.width, nnx.Rngs(seed)), masks)
-        self._graph, agent = nnx.split(Agent(one, self.kind, net, self.last, seed))
+        when = {"every": one.every, "last": self.last, "fraction": one.fraction}
+        made = Agent(net, optax.adam(one.learning_rate), self.kind, seed, **when)
+        self._graph, agent = nnx.split(made)
         state = task.reset(first, one.copies)
         seen = task.observe(state)
         many = jnp.zeros((one.capacity, *seen.shape[1:]), seen.dtype)
@@ -195,7 +187,7 @@ class Trainer:
 
     def _read(self, learner: Learner) -> Layers:
         """The layers of the network, as it reads them."""
-        return jsparse.resolve(nnx.merge(self._graph, learner.agent).net).layers()
+        return jsparse.resolve(nnx.merge(self._graph, learner.agent).network).layers()
 
     def _side_by_side(self, learner: Learner, iterations: Array) -> tuple[Learner, Array]:
         """`_learn` of many seeds, and scores [seeds]."""
@@ -218,7 +210,7 @@ class Trainer:
         """The learner after 1. to 3., and rewards and ends of all copies."""
         settings, see = self.settings, jax.vmap(self.task.see)
         agent = nnx.merge(self._graph, learner.agent)
-        online = jsparse.resolve(agent.net).layers()
+        online = jsparse.resolve(agent.network).layers()
         target = jax.tree.map(
             partial(jnp.where, learner.count % settings.copy == 0), online, learner.target
         )
@@ -239,7 +231,7 @@ class Trainer:
             taken = jnp.take_along_axis(net(x), batch.action[:, None], axis=1)[:, 0]
             return optax.huber_loss(taken, goal).mean()
 
-        improve(agent.net, agent.optimizer, loss_of)
+        agent.improve(loss_of)
         new = Learner(nnx.state(agent), target, memory, state, learner.count + 1, key)
         return new, reward, end
 

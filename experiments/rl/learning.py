@@ -1,8 +1,10 @@
-"""What trains the network of an agent: an optimizer that also moves its masks, and a step of it."""
+"""What trains the networks of agents: an optimizer that also moves masks, and steps of it."""
 
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import Array
@@ -52,3 +54,55 @@ def improve(network: Any, optimizer: jsparse.Optimizer, loss_of: Callable[[Any],
     grads, loss = nnx.grad(both, argnums=what, has_aux=True)(network)
     optimizer.update(network, grads)
     return loss
+
+
+class Agent(nnx.Module):
+    """A network and its optimizer; the arguments are those of `optimizer`."""
+
+    def __init__(
+        self, network: Any, tx: optax.GradientTransformation, kind: Kind, seed: int, **when: Any
+    ):
+        self.network, self.optimizer = network, optimizer(network, tx, kind, seed, **when)
+
+    def improve(self, loss_of: Callable[[Any], Array]) -> Array:
+        """One step down a loss, in place; the loss before it, without the cost of rules."""
+        return improve(self.network, self.optimizer, loss_of)
+
+
+class Updates:
+    """Compiled updates of an agent of several networks that is held as a tree of arrays.
+
+    Args:
+      networks: makes new ones, dense.
+      agent: (seed, *networks) -> a module.
+      kind: how the networks are sparse.
+    """
+
+    def __init__(
+        self,
+        networks: Callable[[nnx.Rngs], tuple[Any, ...]],
+        agent: Callable[..., nnx.Module],
+        kind: Kind,
+    ):
+        self._networks, self._made, self.kind = networks, agent, kind
+
+    def networks(self, seed: int) -> tuple[Any, ...]:
+        """New ones."""
+        made = self._networks(nnx.Rngs(seed))
+        keys = jax.random.split(jax.random.key(seed), len(made))
+        return tuple(self.kind.start(one, key) for one, key in zip(made, keys, strict=True))
+
+    def start(self, seed: int, *networks: nnx.Module) -> Any:
+        """The state of an agent with these networks."""
+        self._graph, state = nnx.split(self._made(seed, *networks))
+        return jax.tree.map(jnp.copy, state)  # training uses it up
+
+    def agent(self, state: Any) -> Any:
+        """The agent of a state."""
+        return nnx.merge(self._graph, state)
+
+
+def chosen(over: Array, fresh: Any, old: Any) -> Any:
+    """Of two trees [n, ...], the rows of the first where over [n], else those of the second."""
+    pick = lambda a, b: jnp.where(over.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
+    return jax.tree.map(pick, fresh, old)

@@ -10,13 +10,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
 
 from experiments.rl.births import Loss
-from experiments.rl.learning import improve
+from experiments.rl.learning import Updates, improve
 from experiments.rl.networks import Actor, Kind, Layers
 from experiments.rl.replay import Batch
 from experiments.rl.td3 import Objective, Td3, critic_loss, trained
@@ -60,39 +59,16 @@ class Clone(nnx.Module):
         return improve(self.actor, self.actor_optimizer, lambda actor: distance(actor, batch))
 
 
-class Learner:
-    """Compiled updates of an agent that has one kind of update; used like `td3.Trainer`.
+class Learner(Updates):
+    """Updates of an agent that has one kind of them; used like `td3.Trainer`.
 
-    Args:
-      networks: makes new ones, dense.
-      agent: (seed, *networks) -> a module with an `actor`, whose `update` takes a batch, changes it
-        in place and returns the loss.
-      kind: how the networks are sparse.
+    Its agents have an `actor`, and their `update` takes a batch, changes them in place and returns
+    the loss.
     """
 
-    def __init__(
-        self,
-        networks: Callable[[nnx.Rngs], tuple[nnx.Module, ...]],
-        agent: Callable[..., nnx.Module],
-        kind: Kind,
-    ):
-        self._networks, self._made, self.kind = networks, agent, kind
+    def __init__(self, networks: Callable, agent: Callable, kind: Kind):
+        super().__init__(networks, agent, kind)
         self.train = jax.jit(self._train, donate_argnums=0)
-
-    def networks(self, seed: int) -> tuple[nnx.Module, ...]:
-        """New ones."""
-        made = self._networks(nnx.Rngs(seed))
-        keys = jax.random.split(jax.random.key(seed), len(made))
-        return tuple(self.kind.start(one, key) for one, key in zip(made, keys, strict=True))
-
-    def start(self, seed: int, *networks: nnx.Module) -> Any:
-        """The state of an agent with these networks."""
-        self._graph, state = nnx.split(self._made(seed, *networks))
-        return jax.tree.map(jnp.copy, state)  # training uses it up
-
-    def agent(self, state: Any) -> Any:
-        """The agent of a state."""
-        return nnx.merge(self._graph, state)
 
     def _train(self, state: Any, batches: Batch, key: Array) -> tuple[Any, Array, Layers]:
         """As `Trainer.train`; batches [updates / 2, 2, batch, ...] to losses [updates]."""

@@ -31,7 +31,7 @@ from jax import Array
 
 import jsparse
 from experiments.rl.environments import Environment
-from experiments.rl.learning import improve, optimizer, per_seed
+from experiments.rl.learning import Agent, chosen, per_seed
 from experiments.rl.networks import Kind
 from experiments.rl.objective import advantages, clipped, weighed
 from experiments.rl.policies import Policy
@@ -77,17 +77,6 @@ class Ppo:
                 f"{self.copies} copies of {self.steps} steps are not a multiple of {self.batches} "
                 "batches; change one of them"
             )
-
-
-class Agent(nnx.Module):
-    """The network, `Trunk` or `Apart`, and its optimizer; masks are fixed after its step `last`."""
-
-    def __init__(self, settings: Ppo, kind: Kind, network: nnx.Module, last: int, seed: int):
-        self.network = network
-        adam = optax.adam(settings.learning_rate, eps=1e-5)
-        tx = optax.chain(optax.clip_by_global_norm(settings.norm), adam)
-        when = {"first": settings.every, "every": settings.every, "last": last}
-        self.optimizer = optimizer(network, tx, kind, seed, **when, fraction=settings.fraction)
 
 
 class Trainer:
@@ -183,7 +172,11 @@ class Trainer:
 
     def _agent(self, seed: int, kind: Kind) -> Agent:
         network = kind.start(self.network(nnx.Rngs(seed)), jax.random.key(seed))
-        return Agent(self.settings, kind, network, self.last, seed)
+        one = self.settings
+        adam = optax.adam(one.learning_rate, eps=1e-5)
+        tx = optax.chain(optax.clip_by_global_norm(one.norm), adam)
+        when = {"every": one.every, "last": self.last, "fraction": one.fraction}
+        return Agent(network, tx, kind, seed, first=one.every, **when)
 
     def _learn(
         self, learner: Learner, environment: Environment, iterations: int
@@ -244,9 +237,8 @@ class Trainer:
             log_prob, going = self.policy.log_prob(out, action), 1.0 - end
             earned = earned + reward
             fresh = jax.vmap(environment.reset)(jax.random.split(new, self.settings.copies))
-            one = jax.vmap(lambda end, *pair: jax.tree.map(partial(jnp.where, end), *pair))
             row = Steps(observation, action, log_prob, value, gain, going)
-            return (one(end, fresh, after), earned * going), (row, earned)
+            return (chosen(end, fresh, after), earned * going), (row, earned)
 
         keys = jax.random.split(key, self.settings.steps)
         at, (seen, ended) = jax.lax.scan(step, (learner.places, learner.earned), keys)
@@ -257,8 +249,8 @@ class Trainer:
 
         def batch(state: Any, index: Array) -> tuple[Any, Array]:
             agent = nnx.merge(self._graph, state)
-            chosen = jax.tree.map(lambda leaf: leaf[index], given)
-            loss = improve(agent.network, agent.optimizer, partial(self._loss, given=chosen))
+            rows = jax.tree.map(lambda leaf: leaf[index], given)
+            loss = agent.improve(partial(self._loss, given=rows))
             return nnx.state(agent), loss
 
         def once(state: Any, key: Array) -> tuple[Any, Array, Array]:

@@ -241,14 +241,16 @@ class Trainer:
         return Episodes(seen, action, chance, reward, end, length), table, picked
 
     def _step(self, layers: list[Layers], own: Array, at: tuple, key: Array) -> tuple[tuple, tuple]:
+        """A step of copies by intentions [copies], and what is remembered of it."""
         places, going = at
         act, move = jax.random.split(key)
         seen = jax.vmap(self.place.observe)(places)
-        log = self.outputs(layers, seen)[0][jnp.arange(COPIES), own]
+        every = jnp.arange(len(own))
+        log = self.outputs(layers, seen)[0][every, own]
         action = jax.random.categorical(act, log)
-        keys = jax.random.split(move, COPIES)
+        keys = jax.random.split(move, len(own))
         places, _, end = jax.vmap(self.place.step)(places, action, keys)
-        chance = jnp.exp(log)[jnp.arange(COPIES), action]
+        chance = jnp.exp(log)[every, action]
         reward = jax.vmap(self.place.tasks)(places)
         return (places, going * (1.0 - end)), (seen, action, chance, reward, going, end)
 
@@ -284,16 +286,8 @@ class Trainer:
     def _judged(self, learner: Learner, episodes: int) -> Array:
         layers = self.read(learner.params, learner.masks)
 
-        def step(at: tuple, key: Array) -> tuple[tuple, None]:
-            places, going = at
-            seen = jax.vmap(self.place.observe)(places)
-            log = self.outputs(layers, seen)[0][:, 0]
-            act, move = jax.random.split(key)
-            keys = jax.random.split(move, episodes)
-            action = jax.random.categorical(act, log)
-            places, _, end = jax.vmap(self.place.step)(places, action, keys)
-            return (places, going * (1.0 - end)), None
-
+        main = jnp.zeros(episodes, jnp.int32)
+        step = lambda at, key: (self._step(layers, main, at, key)[0], None)
         start, others = jax.random.split(jax.random.fold_in(learner.key, 1))
         places = jax.vmap(self.place.reset)(jax.random.split(start, episodes))
         at = places, jnp.ones(episodes)

@@ -26,7 +26,7 @@ from flax import nnx
 from jax import Array
 
 import jsparse
-from experiments.rl.learning import improve, optimizer
+from experiments.rl.learning import Updates, improve, optimizer
 from experiments.rl.networks import Actor, Critic, Kind, Layers
 from experiments.rl.replay import Batch
 
@@ -65,7 +65,7 @@ class Agent(nnx.Module):
     """The four networks and two optimizers; masks are fixed after update `last`."""
 
     def __init__(
-        self, settings: Td3, kind: Kind, actor: Actor, critic: Critic, last: int, seed: int
+        self, settings: Td3, kind: Kind, last: int, seed: int, actor: Actor, critic: Critic
     ):
         self.actor, self.critic = actor, critic
         self.actor_target = jsparse.hold(self.actor)
@@ -140,8 +140,8 @@ def improve_actor(agent: Agent, settings: Td3, objective: Objective, batch: Batc
     return loss
 
 
-class Trainer:
-    """Compiled updates of an agent that is held as a tree of arrays.
+class Trainer(Updates):
+    """Compiled updates of an agent.
 
     Args:
       settings: of the algorithm.
@@ -161,28 +161,13 @@ class Trainer:
         last: int,
         objective: Objective = ascend,
     ):
-        self.settings, self.kind, self.last, self.objective = settings, kind, last, objective
+        self.settings, self.objective = settings, objective
         self.observed, self.actions = observed, actions
         self.train = jax.jit(self._train, donate_argnums=0)
         self.layers = jax.jit(self._layers)
-
-    def networks(self, seed: int) -> tuple[Actor, Critic]:
-        """New ones."""
-        rngs, keys = nnx.Rngs(seed), jax.random.split(jax.random.key(seed), 2)
-        sizes = (self.observed, self.actions, self.settings.width, rngs)
-        made = Actor(*sizes), Critic(*sizes)
-        actor, critic = (self.kind.start(one, key) for one, key in zip(made, keys, strict=True))
-        return actor, critic
-
-    def start(self, seed: int, actor: Actor, critic: Critic) -> Any:
-        """The state of an agent with these networks."""
-        agent = Agent(self.settings, self.kind, actor, critic, self.last, seed)
-        self._graph, state = nnx.split(agent)
-        return jax.tree.map(jnp.copy, state)  # training uses it up
-
-    def agent(self, state: Any) -> Agent:
-        """The agent of a state."""
-        return nnx.merge(self._graph, state)
+        sizes = observed, actions, settings.width
+        networks = lambda rngs: (Actor(*sizes, rngs), Critic(*sizes, rngs))
+        super().__init__(networks, partial(Agent, settings, kind, last), kind)
 
     def _train(self, state: Any, batches: Batch, key: Array) -> tuple[Any, Array, Layers]:
         """Updates in turn: batches [updates / 2, 2, batch, ...] to losses [updates / 2, 3].
