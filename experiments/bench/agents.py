@@ -7,10 +7,8 @@ Paper: Sokar et al., Dynamic sparse training for deep reinforcement learning, IJ
 Command: python -m experiments.bench.agents --authors FOLDER --python PATH
     FOLDER is a checkout of GhadaSokar/Dynamic-Sparse-Training-for-Deep-Reinforcement-Learning on
     GitHub, PATH a Python with torch and gymnasium[mujoco], which need not be ours. Without them:
-    the updates alone. With --baselines PATH, a Python with stable-baselines3: PPO on mazes, too.
-    With --games PATH, a Python with torch: self-play of brick tic-tac-toe.
-    With --auxiliary: rounds of agents with auxiliary tasks.
-    With --torch PATH, a Python with torch: self-play Pong; in an environment with
+    the updates alone. With --baselines, --games, --torch or --auxiliary: other agents in place of
+    these, see `maze`, `games` and `selfplay`. Self-play Pong (--torch) needs an environment with
     PJRT_NPROC=1, as one thread is the fastest for both sides.
 Minutes: 2 for the updates; 5 more for both trainings, on two cores.
 
@@ -37,7 +35,7 @@ import numpy as np
 
 from experiments import common, dynamic_td3, scheduled_auxiliary
 from experiments.bench import games, maze, selfplay
-from experiments.bench.rounds import ROOT, Load, processor_ms, processor_table
+from experiments.bench.rounds import ROOT, Load, processor_ms, processor_table, sides_table
 from experiments.common.settings import environment
 from experiments.rl import sac_x
 from experiments.rl.replay import Replay
@@ -45,6 +43,8 @@ from experiments.rl.td3 import DELAY, Td3, Trainer
 
 THEIRS = Path(__file__).with_name("torch_agents.py")
 OBSERVED, ACTIONS = 17, 6
+BATCHES = 5
+"""Of moves, in self-play of brick tic-tac-toe."""
 STRETCH = 50
 """Updates of one call."""
 
@@ -62,15 +62,15 @@ class Settings:
     python: Path | None = None
     """A Python that runs it."""
     baselines: Path | None = None
-    """A Python with stable-baselines3, for PPO on mazes; all else is left out then."""
+    """A Python with stable-baselines3, for PPO on mazes."""
     iterations: int = 100
     """Of PPO on mazes, on both sides."""
     games: Path | None = None
-    """A Python with torch, for self-play of brick tic-tac-toe; all else is left out then."""
+    """A Python with torch, for self-play of brick tic-tac-toe."""
     torch: Path | None = None
-    """A Python with torch, for self-play Pong; all else is left out then."""
+    """A Python with torch, for self-play Pong."""
     auxiliary: bool = False
-    """Only rounds of agents with auxiliary tasks."""
+    """Rounds of agents with auxiliary tasks."""
     steps: int = 20_000
     """Of the environment, in both trainings."""
     random: int = 5000
@@ -171,11 +171,20 @@ def trainings(settings: Settings) -> dict[str, dict[str, Any]]:
     return sides
 
 
-def in_turn(what: str, key: str, measure: Callable[[], dict[str, np.ndarray]]) -> dict[str, dict]:
-    """Milliseconds of each arm, by a key; prints a table."""
+def beside(
+    what: str, key: str, unit: str, measure: Callable[[], dict[str, dict[str, Any]]]
+) -> dict[str, Any]:
+    """The numbers of ours and of another side, by a key; prints a table."""
     load = Load()
-    taken = measure()
-    print(processor_table(what, taken), f"\n{load}")
+    sides = measure()
+    print(f"{jax.default_backend()}, {os.cpu_count()} cores; {load}\n")
+    print(sides_table(what, sides, unit))
+    return {key: sides}
+
+
+def in_turns(what: str, key: str, taken: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Milliseconds of each arm, by a key; prints a table."""
+    print(processor_table(what, taken))
     return {key: {arm: ms.tolist() for arm, ms in taken.items()}}
 
 
@@ -183,23 +192,28 @@ def main(settings: Settings) -> None:
     """Print the tables."""
     if (settings.authors is None) != (settings.python is None):
         raise ValueError("--authors and --python go together; give both or none")
-    made_with, numbers = environment(), {}
+    made_with, numbers, rounds, load = environment(), {}, settings.rounds, Load()
     if settings.baselines:
-        numbers |= maze.measured(settings.baselines, settings.iterations, settings.rounds)
+        side = partial(maze.beside, settings.baselines, settings.iterations)
+        numbers |= beside("PPO on mazes", "mazes", "steps / s", side)
+        numbers |= in_turns("an iteration", "iterations [ms]", maze.iterations(rounds))
     if settings.games:
-        numbers |= games.measured(settings.games, 5, settings.rounds)
+        side = partial(games.beside, settings.games, BATCHES)
+        numbers |= beside("self-play", "games", "games / s", side)
+        taken = games.iterations(rounds)
+        numbers |= in_turns("an iteration", "iterations with search [ms]", taken)
     if settings.torch:
-        compared = selfplay.compared(settings.torch, settings.rounds)
-        numbers |= {"self-play [s / frame]": compared}
+        numbers |= {"self-play [s / frame]": selfplay.compared(settings.torch, rounds)}
     if settings.auxiliary:
-        rounds = partial(auxiliary, settings.rounds)
-        numbers |= in_turn("a round of SAC-X", "auxiliary [ms]", rounds)
+        numbers |= in_turns("a round of SAC-X", "auxiliary [ms]", auxiliary(rounds))
+        print(load)
     if not numbers:
         print(f"{jax.default_backend()}, {os.cpu_count()} cores, {made_with['commit']}\n")
         # trainings first, while this process is small: its memory counts in theirs, too
         sides = trainings(settings) if settings.authors else {}
-        numbers = in_turn("update", "updates [ms]", partial(updates, settings))
-        numbers |= {"trainings": sides}
+        load = Load()
+        numbers = in_turns("update", "updates [ms]", updates(settings)) | {"trainings": sides}
+        print(load)
     if settings.out:
         settings.out.write_text(json.dumps(numbers | made_with, indent=1))
 

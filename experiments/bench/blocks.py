@@ -102,19 +102,11 @@ def measure(size: int, settings: Settings) -> None:
             gain, spread = ratio(times["dense"], times["packed"])
             seconds = {name: float(np.median(times[name])) for name in both}
             kept = packed.values.size / size**2
-            work = 2e-12 * settings.batch * size**2
-            rows.append(
-                [
-                    str(block),
-                    f"{kept:.1%}",
-                    f"{1e3 * seconds['dense']:.3f}",
-                    f"{work / seconds['dense']:.3g}",
-                    gain,
-                    spread,
-                    f"{float(gain) * kept:.2f}",
-                    f"{kept * work / seconds['packed']:.3g}",
-                ]
-            )
+            dense_work = 2e-12 * settings.batch * size**2
+            work = {"dense": dense_work, "packed": kept * dense_work}
+            rate = {name: f"{work[name] / taken:.3g}" for name, taken in seconds.items()}
+            shown = [str(block), f"{kept:.1%}", f"{1e3 * seconds['dense']:.3f}", rate["dense"]]
+            rows.append([*shown, gain, spread, f"{float(gain) * kept:.2f}", rate["packed"]])
     head = ["block", "kept", "dense ms", "dense TFLOP/s", "times as fast", "quartiles"]
     print(f"\n{size}x{size}, batch {settings.batch}, {settings.dtype}; {load}")
     print(common.table([*head, "of the ideal", "TFLOP/s of what is kept"], rows), flush=True)

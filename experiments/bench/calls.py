@@ -26,6 +26,9 @@ from experiments import common, networks
 from experiments.bench import rounds, runtimes
 from jsparse import _timing, export
 
+DENSITIES = (1.0, 0.05)
+"""Part of the weights that is kept; `export.pick` stores what is below 1."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -33,18 +36,12 @@ class Settings:
 
     networks: tuple[runtimes.Name, ...] = ("mlp-1024", "transformer-512", "vgg-16", "lenet-5")
     """Networks to call."""
-    inputs: tuple[int, ...] = (1,)
-    """A call."""
-    densities: tuple[float, ...] = (1.0, 0.05)
-    """Part of the weights that is kept; `export.pick` stores what is below 1."""
     rounds: int = 11
     """Samples of each way."""
 
     def __post_init__(self) -> None:
-        if not all(0 < density <= 1 for density in self.densities):
-            raise ValueError(f"--densities got {self.densities}; give fractions in (0, 1]")
-        if min(self.rounds, *self.inputs) < 1:
-            raise ValueError("--rounds and --inputs are 1 or more")
+        if self.rounds < 1:
+            raise ValueError(f"--rounds got {self.rounds}; give 1 or more")
 
 
 def ways(model: nnx.Module, x: jax.Array, folder: Path) -> dict[str, Callable[[], Any]]:
@@ -95,16 +92,15 @@ def main(settings: Settings) -> None:
     load, rows, names = rounds.Load(), [], []
     with tempfile.TemporaryDirectory() as folder:
         for name in settings.networks:
-            for batch in settings.inputs:
-                x = jnp.asarray(runtimes.inputs(name, batch))
-                for density in settings.densities:
-                    with networks.stock_operations():
-                        calls = ways(stored(name, x, density), x, Path(folder) / "model")
-                        clocks = {way: clock(call) for way, call in calls.items()}
-                        times = _timing.in_turns(clocks, settings.rounds, sample=rounds.SAMPLE)
-                    names = list(times)
-                    taken = [f"{1e3 * np.median(each):.3g}" for each in times.values()]
-                    rows.append([name, f"{batch}", f"{density:.0%}", *taken])
+            x = jnp.asarray(runtimes.inputs(name, batch=1))
+            for density in DENSITIES:
+                with networks.stock_operations():
+                    calls = ways(stored(name, x, density), x, Path(folder) / "model")
+                    clocks = {way: clock(call) for way, call in calls.items()}
+                    times = _timing.in_turns(clocks, settings.rounds, sample=rounds.SAMPLE)
+                names = list(times)
+                taken = [f"{1e3 * np.median(each):.3g}" for each in times.values()]
+                rows.append([name, "1", f"{density:.0%}", *taken])
     print(common.table(["network", "batch", "kept", *names], rows))
     print(f"milliseconds of processor time of a call on one core; {load}")
 

@@ -29,7 +29,7 @@ from flax import nnx
 import jsparse
 from experiments import common, networks
 from experiments.bench.rounds import Load, clocked
-from experiments.bench.step import _processor
+from experiments.bench.step import processor
 from experiments.common.settings import environment
 
 RULES = {
@@ -182,7 +182,7 @@ def main(settings: Settings) -> None:
     for seconds in measured(settings):
         rows = rows_of(settings, seconds)
         columns = ["seconds", *(f"{depth} blocks" for depth in seconds["dense"]), "growth"]
-        hardware = f"{_processor()}, {os.cpu_count()} cores; {load}"
+        hardware = f"{processor()}, {os.cpu_count()} cores; {load}"
         print(f"{hardware}\n{common.table(columns, rows)}\n", flush=True)
         if settings.json:
             where = {"hardware": hardware, "software": software, "recorded_in": commit[:7]}

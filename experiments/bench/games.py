@@ -19,18 +19,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.bench.rounds import (
-    Load,
-    answer,
-    clocked,
-    processor_ms,
-    processor_table,
-    sides_table,
-)
+from experiments.bench.rounds import answer, clocked, processor_ms
 from experiments.rl.alphazero import AlphaZero, Trainer
 from experiments.rl.networks import kinds
 
 THEIRS = Path(__file__).with_name("torch_games.py")
+ARMS = ("dense", "Erdos-Renyi", "SET")
 SIZE, CENTER = 5, 12
 SAMPLE = 5
 """Iterations of a sample, in each of which masks change."""
@@ -45,9 +39,9 @@ def trained(own: Trainer, state: Any) -> Any:
     return jax.block_until_ready(state)
 
 
-def iterations(arms: tuple[str, ...], rounds: int) -> dict[str, np.ndarray]:
+def iterations(rounds: int) -> dict[str, np.ndarray]:
     """Processor milliseconds of an iteration of each arm, [rounds]; arms take turns."""
-    owns = {arm: Trainer(SETTINGS, kinds(0.1, 0.0)[arm], SIZE, (CENTER,), FOREVER) for arm in arms}
+    owns = {arm: Trainer(SETTINGS, kinds(0.1, 0.0)[arm], SIZE, (CENTER,), FOREVER) for arm in ARMS}
     running = {arm: (partial(trained, own), own.start(1)) for arm, own in owns.items()}
     return {arm: ms / SAMPLE for arm, ms in processor_ms(running, rounds).items()}
 
@@ -85,16 +79,3 @@ def beside(python: Path, count: int) -> dict[str, dict[str, float]]:
                          "moves / s": moves / one["clock [s]"]}  # fmt: skip
     sides = {"ours": taken, "PyTorch": min(theirs, key=lambda one: one["clock [s]"])}
     return {name: one | rates(one) for name, one in sides.items()}
-
-
-def measured(python: Path, count: int, rounds: int) -> dict[str, Any]:
-    """Print both tables; all numbers."""
-    load, sides = Load(), beside(python, count)
-    print(f"{jax.default_backend()}, {os.cpu_count()} cores; {load}\n")
-    print(sides_table("self-play", sides, "games / s"))
-    taken = iterations(("dense", "Erdos-Renyi", "SET"), rounds)
-    print(processor_table("an iteration", taken))
-    return {
-        "games": sides,
-        "iterations with search [ms]": {arm: ms.tolist() for arm, ms in taken.items()},
-    }

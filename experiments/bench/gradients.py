@@ -6,8 +6,7 @@ Command: python -m experiments.bench.gradients --torch PATH
     PATH is a Python with torch, which need not be ours.
 Minutes: 6, on a machine that does nothing else.
 Number (one core of an AMD EPYC): with 10 and 5 % of the weights 5.9 and 10.2 times as fast at 512
-    channels, 5.4 and 8.9 at 256, 4.6 and 6.7 at 128, 4.1 and 5.3 at 64; at ResNet-20's sizes 4.1
-    to 4.8 and 4.0 to 7.2.
+    channels.
 
 The sizes are those of inner convolutions of VGG-16 and ResNet-20. Weights are kept at random.
 Images lie in memory as each side wants them, as they do between layers of its own: with the batch
@@ -18,10 +17,10 @@ is a process of its own; they take turns, in seconds of the processor, and give 
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +35,8 @@ from experiments.bench.rounds import Load, There, in_turns, made_with, ratio
 from jsparse import export
 from jsparse.export._packing.convolution import BATCH_LAST
 
+PARTS = ("forward", "dx", "dw")
+"""What a call computes."""
 WIDTHS = {"csr": 0, "csr, no groups": 1 << 16}
 """Formats that `pick` tries for a window."""
 THEIRS = ("planes", "channels last")
@@ -62,8 +63,6 @@ class Settings:
     """Parts of the weights that are kept."""
     batch: int = 32
     """Images."""
-    parts: tuple[Literal["forward", "dx", "dw"], ...] = ("forward", "dx", "dw")
-    """What a call computes."""
     rounds: int = 11
     """Samples of each candidate."""
 
@@ -85,9 +84,8 @@ def write(folder: Path, size: tuple[int, int], batch: int, density: float) -> No
         np.save(folder / f"{name}.npy", images)
 
 
-def packed(folder: str, asked: str) -> Callable[[], Any]:
-    """A call of the packed convolution; asked for are its format and which parts."""
-    name, parts = asked.split("/")
+def packed(folder: str, name: str) -> Callable[[], Any]:
+    """A call of the packed convolution in a format."""
     kernel, x, dy = (np.load(f"{folder}/{one}.npy") for one in ("kernel", "x", "dy"))
     dense = nnx.Conv(*kernel.shape[2:], (3, 3), use_bias=False, rngs=nnx.Rngs(0))
     dense.kernel[...] = jnp.asarray(kernel)
@@ -97,18 +95,15 @@ def packed(folder: str, asked: str) -> Callable[[], Any]:
     def call(params: Any, x: Any, dy: Any) -> dict[str, Any]:
         y, back = jax.vjp(lambda params, x: nnx.merge(graphdef, params, rest)(x), params, x)
         dparams, dx = back(dy)
-        found = {"forward": y, "dx": dx, "dw": dparams["values"][...]}
-        return {part: found[part] for part in parts.split()}
+        return {"forward": y, "dx": dx, "dw": dparams["values"][...]}
 
     place = Format(Layout(BATCH_LAST), SingleDeviceSharding(jax.devices()[0]))
-    places = {part: None if part == "dw" else place for part in parts.split()}
+    places = {"forward": place, "dx": place, "dw": None}
     jitted = jax.jit(call, in_shardings=(None, place, place), out_shardings=places)
     given = params, *(jax.device_put(one, place) for one in (x, dy))
     found = jitted(*given)
-    if "dw" in found:
-        layer.values[...] = found["dw"]
-        found["dw"] = layer.kernel()
-    np.savez(f"{folder}/{name}.npz", **found)
+    layer.values[...] = found["dw"]
+    np.savez(f"{folder}/{name}.npz", **found | {"dw": layer.kernel()})
     return lambda: next(iter(jax.block_until_ready(jitted(*given)).values()))
 
 
@@ -118,24 +113,23 @@ def timed(size: tuple[int, int], density: float, settings: Settings) -> dict[str
     Raises:
       AssertionError: one gives other numbers than PyTorch.
     """
-    parts = " ".join(settings.parts)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         write(Path(folder), size, settings.batch, density)
-        start = lambda step, asked, python: stack.enter_context(
-            There(step, folder, f"{asked}/{parts}", cores=1, python=str(python))
+        start = lambda step, name, python: stack.enter_context(
+            There(step, folder, name, cores=1, python=str(python))
         )
         ways = {name: start(torch_conv, name, settings.torch) for name in THEIRS}
         ways |= {name: start(packed, name, sys.executable) for name in WIDTHS}
-        compare(Path(folder), settings.parts)
+        compare(Path(folder))
         return in_turns(ways, settings.rounds)
 
 
-def compare(folder: Path, parts: Sequence[str]) -> None:
+def compare(folder: Path) -> None:
     """All have the same results, as far as weights are kept; raises AssertionError if not."""
     expected, kept = np.load(folder / f"{THEIRS[0]}.npz"), np.load(folder / "kernel.npy") != 0
     for name in WIDTHS:
         found = np.load(folder / f"{name}.npz")
-        for part in parts:
+        for part in PARTS:
             wanted = expected[part] * kept if part == "dw" else expected[part]
             small = 1e-4 * float(np.abs(wanted).max())
             np.testing.assert_allclose(found[part], wanted, atol=small, err_msg=f"{name} {part}")
@@ -158,7 +152,7 @@ def main(settings: Settings) -> None:
             gain = ratio(times[dense], times[ours])
             rows.append([f"{features} at {side}x{side}", f"{density:.0%}", *ms, *gain, dense, ours])
             print(*rows[-1], file=sys.stderr, flush=True)
-    print(f"\n{', '.join(settings.parts)}, batch {settings.batch}, ms of processor time; {load}")
+    print(f"\n{', '.join(PARTS)}, batch {settings.batch}, ms of processor time; {load}")
     head = ["features", "kept", "PyTorch", "packed", "times as fast", "quartiles", "its images"]
     print(common.table([*head, "format"], rows), flush=True)
 

@@ -44,8 +44,6 @@ class Settings:
     """Features."""
     points: int = 20
     """Heads of a path."""
-    rounds: int = 1
-    """Paths of each, in turns."""
     tolerance: float = 0.01
     """Of our heads."""
     authors: str = ""
@@ -102,38 +100,36 @@ def main(settings: Settings) -> None:
     """Measure in turns; print both paths and the ratio."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # the other process inherits it
     features, labels, name = draw(settings)
-    load, times, found = Load(), {}, {}
+    load = Load()
     with tempfile.TemporaryDirectory() as folder:
         np.savez(Path(folder, "case.npz"), features=features, labels=labels)
-        for n in range(settings.rounds):
-            for again in ("first call", "second call") if n == 0 else ("second call",):
-                found["ours"], *taken = ours(features, labels, settings)
-                times.setdefault(f"jsparse, {again}", []).append(taken)
-            if settings.authors:
-                found["theirs"], *taken = theirs(Path(folder), settings)
-                times.setdefault("the authors' code", []).append(taken)
+        _, *first = ours(features, labels, settings)
+        path, *second = ours(features, labels, settings)
+        taken = {"jsparse, first call": first, "jsparse, second call": second}
+        other: dict[str, np.ndarray] = {}
+        if settings.authors:
+            other, *taken["the authors' code"] = theirs(Path(folder), settings)
     print(made_with())
     print(f"{name}: {features.shape[0]} x {features.shape[1]} features; {load}\n")
     rows, worse, gaps = [], 0, []
-    for n, point in enumerate(found["ours"].points):
+    for n, point in enumerate(path.points):
         own, loss = judged(features, labels, point.weight, point.bias, point.lam)
         row = [f"{point.lam:.3g}", f"{point.features_per_class:.1f}", f"{own:.4f}"]
         if settings.authors:
-            lam, weight, bias = (found["theirs"][k][n] for k in ("lams", "weights", "biases"))
+            lam, weight, bias = (other[k][n] for k in ("lams", "weights", "biases"))
             assert abs(lam / point.lam - 1) < 1e-3, (lam, point.lam)
-            theirs_, other = judged(features, labels, weight.T, bias, point.lam)
-            row += [f"{np.mean(np.abs(weight) > 1e-5) * weight.shape[1]:.1f}", f"{theirs_:.4f}"]
-            row += [f"{other - loss:.1e}"]
-            worse += own > theirs_ and own > settings.tolerance
-            gaps += [abs(other - loss)] if theirs_ < CONVERGED else []
+            worst, their_loss = judged(features, labels, weight.T, bias, point.lam)
+            row += [f"{np.mean(np.abs(weight) > 1e-5) * weight.shape[1]:.1f}", f"{worst:.4f}"]
+            row += [f"{their_loss - loss:.1e}"]
+            worse += own > worst and own > settings.tolerance
+            gaps += [abs(their_loss - loss)] if worst < CONVERGED else []
         rows.append(row)
     columns = ["lambda", "per class", "violation"]
     print(common.table([*columns, *columns[1:], "loss above ours"][: len(rows[0])], rows))
-    middle = {name: np.median(np.array(taken), axis=0) for name, taken in times.items()}
-    rival = middle.get("the authors' code")
+    rival = taken.get("the authors' code")
     shown = [
-        [name, f"{s:.1f}", f"{p:.1f}", f"{rival[1] / p:.1f}" if settings.authors else ""]
-        for name, (s, p) in middle.items()
+        [name, f"{s:.1f}", f"{p:.1f}", f"{rival[1] / p:.1f}" if rival else ""]
+        for name, (s, p) in taken.items()
     ]
     print("\n" + common.table(["", "s", "processor s", "authors' / this"], shown))
     if settings.authors:

@@ -34,16 +34,7 @@ from flax import nnx
 from experiments import common
 from experiments.bench import runtimes
 from experiments.bench.others import torch_csr
-from experiments.bench.rounds import (
-    Candidate,
-    Here,
-    Load,
-    There,
-    in_turns,
-    made_with,
-    ratio,
-    usable_cores,
-)
+from experiments.bench.rounds import Here, Load, There, in_turns, made_with, ratio, usable_cores
 from jsparse import export
 from jsparse.export._packing.block import plain_dot
 from jsparse.export._packing.formats import BlockArrays, CsrArrays, block_matrix, csr_matrix
@@ -167,7 +158,7 @@ def measure(size: tuple[int, int], batch: int, settings: Settings, folder: Path)
         ways = calls(made, jnp.asarray(x))
         if importlib.util.find_spec("scipy"):
             ways["SciPy"] = scipy_call(np.asarray(made["dense"].kernel[...]), x)
-        candidates: dict[str, Candidate] = {n: _candidate(call) for n, call in ways.items()}
+        candidates: dict[str, Any] = {n: _candidate(call) for n, call in ways.items()}
         with ExitStack() as stack:
             if settings.python:
                 case = f"{size[0]} {size[1]} {density} {batch}"

@@ -10,7 +10,6 @@ ours of all iterations, theirs of the last 1,000 episodes; in so few steps neith
 """
 
 import json
-import os
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -22,19 +21,13 @@ import numpy as np
 from jax import Array
 
 from experiments import overfit_maze
-from experiments.bench.rounds import (
-    Load,
-    answer,
-    clocked,
-    processor_ms,
-    processor_table,
-    sides_table,
-)
+from experiments.bench.rounds import answer, clocked, processor_ms
 from experiments.rl.environments import maze
 from experiments.rl.ppo import Ppo, Trainer
 from experiments.rl.rollout import Learner
 
 THEIRS = Path(__file__).with_name("torch_maze.py")
+ARMS: tuple[overfit_maze.Arm, ...] = ("dense", "95 %", "SET 90 %", "thresholds")
 LEVELS, SAMPLE = 100, 25
 """Of training; iterations of a sample, in which masks change twice."""
 
@@ -52,9 +45,9 @@ def sampled(own: Trainer, levels: maze.Maze, learner: Learner) -> Learner:
     return own.learn(learner, levels, iterations=SAMPLE)[0]
 
 
-def iterations(arms: tuple[overfit_maze.Arm, ...], rounds: int) -> dict[str, np.ndarray]:
+def iterations(rounds: int) -> dict[str, np.ndarray]:
     """Processor milliseconds of an iteration of each arm, [rounds]; arms take turns."""
-    started = {arm: begun(arm) for arm in arms}
+    started = {arm: begun(arm) for arm in ARMS}
     running = {
         arm: (partial(sampled, own, levels), learner)
         for arm, (own, learner, levels) in started.items()
@@ -90,13 +83,3 @@ def beside(python: Path, count: int) -> dict[str, dict[str, Any]]:
         theirs = json.loads(answer([python, THEIRS, path, samples * SAMPLE]))
     sides = {"ours": taken, "stable-baselines3": theirs}
     return {name: one | {"steps / s": steps / one["clock [s]"]} for name, one in sides.items()}
-
-
-def measured(python: Path, count: int, rounds: int) -> dict[str, Any]:
-    """Print both tables; all numbers."""
-    load, sides = Load(), beside(python, count)
-    print(f"{jax.default_backend()}, {os.cpu_count()} cores; {load}\n")
-    print(sides_table("PPO on mazes", sides, "steps / s"))
-    taken = iterations(("dense", "95 %", "SET 90 %", "thresholds"), rounds)
-    print(processor_table("an iteration", taken))
-    return {"mazes": sides, "iterations [ms]": {arm: ms.tolist() for arm, ms in taken.items()}}

@@ -158,31 +158,25 @@ def torch_csr(folder: str, case: str) -> Callable[[], Any]:
     return lambda: (sparse @ x).flatten()[0]
 
 
-def torch_conv(folder: str, asked: str) -> Callable[[], Any]:
+def torch_conv(folder: str, order: str) -> Callable[[], Any]:
     """A dense convolution in PyTorch with its gradients, on the arrays that `gradients` left.
 
-    Asked for are how images lie, and which of forward, dx and dw.
+    Asked for is how images lie.
     """
     import torch
 
-    order, parts = asked.split("/")
     torch.set_num_threads(1)
     lies = torch.channels_last if order == "channels last" else torch.contiguous_format
     read = lambda name: torch.from_numpy(np.load(f"{folder}/{name}.npy"))
     x, dy = (read(n).permute(0, 3, 1, 2).contiguous(memory_format=lies) for n in ("x", "dy"))
     kernel = read("kernel").permute(3, 2, 0, 1).contiguous(memory_format=lies)
-    wanted = [part in parts.split() for part in ("forward", "dx", "dw")]
     same = [1, 1], [1, 1], [1, 1], False, [0, 0], 1  # stride, padding, dilation, groups
+    slopes = [True, True, False]  # of x and the kernel, not of a bias
 
     def call() -> dict[str, Any]:
-        found = {}
-        if wanted[0]:
-            found["forward"] = torch.nn.functional.conv2d(x, kernel, padding=1)
-        if any(wanted[1:]):
-            mask = [*wanted[1:], False]
-            back = torch.ops.aten.convolution_backward(dy, x, kernel, None, *same, mask)
-            found |= {n: one for n, one in zip(("dx", "dw"), back, strict=False) if one is not None}
-        return found
+        y = torch.nn.functional.conv2d(x, kernel, padding=1)
+        dx, dw, _ = torch.ops.aten.convolution_backward(dy, x, kernel, None, *same, slopes)
+        return {"forward": y, "dx": dx, "dw": dw}
 
     as_ours = lambda name, one: one.permute(*((2, 3, 1, 0) if name == "dw" else (0, 2, 3, 1)))
     np.savez(f"{folder}/{order}.npz", **{n: as_ours(n, one) for n, one in call().items()})

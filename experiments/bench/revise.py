@@ -57,7 +57,7 @@ def held(network: Network) -> nnx.Module:
     return jsparse.hold(model, {path: draw(n, m) for n, (path, m) in enumerate(masks.items())})
 
 
-def train_step(graphdef: Any, tx: Any, wrt: Any, batch: tuple, state: Any) -> tuple[Any, jax.Array]:
+def train_step(graphdef: Any, tx: Any, batch: tuple, state: Any) -> tuple[Any, jax.Array]:
     """(what is trained, optax state) to the next ones, and the loss, []."""
     trained, rest, optimizer = state
 
@@ -74,7 +74,7 @@ def candidate(network: Network, tx: Any, wrt: Any, steps: int) -> Here:
     """The jitted train step, or many in a scan."""
     graphdef, trained, rest = nnx.split(held(network), wrt, ...)
     batch = tuple(jnp.asarray(part) for part in network.draw(np.random.default_rng(0)))
-    once = partial(train_step, graphdef, tx, wrt, batch)
+    once = partial(train_step, graphdef, tx, batch)
     many = lambda state: jax.lax.scan(lambda s, _: once(s), state, length=steps)
     jitted = jax.jit(many if steps > 1 else once, donate_argnums=0)
     return Here(jitted, jax.tree.map(jnp.array, (trained, rest, tx.init(trained))), steps)
@@ -82,18 +82,15 @@ def candidate(network: Network, tx: Any, wrt: Any, steps: int) -> Here:
 
 def measure(name: str, network: Network, rounds: int) -> None:
     """One step of each revision and a run of RigL against static masks; prints two tables."""
-    both = (nnx.Param, jsparse.Mask)
-    static, per_update = "static masks", {}
-    per_update[static] = candidate(network, INNER, nnx.Param, 1)
-    for what, by in ALWAYS.items():
-        per_update[f"{what}, a mask update"] = candidate(
-            network, jsparse.revise(INNER, (".*", by)), both, 1
-        )
-    rigl = jsparse.revise(INNER, (".*", jsparse.RigL(last=FAR, every=EVERY)))
-    runs = {
-        static: candidate(network, INNER, nnx.Param, EVERY),
-        f"RigL, a change in {EVERY} steps": candidate(network, rigl, both, EVERY),
-    }
+    static = "static masks"
+    fixed = partial(candidate, network, INNER, nnx.Param)
+    moved = lambda by, steps: candidate(
+        network, jsparse.revise(INNER, (".*", by)), (nnx.Param, jsparse.Mask), steps
+    )
+    updates = {f"{what}, a mask update": moved(by, 1) for what, by in ALWAYS.items()}
+    rigl = moved(jsparse.RigL(last=FAR, every=EVERY), EVERY)
+    per_update = {static: fixed(1), **updates}
+    runs = {static: fixed(EVERY), f"RigL, a change in {EVERY} steps": rigl}
     for title, candidates, goal in (("a step", per_update, 2), ("a run", runs, 1.1)):
         load = Load()
         times = in_turns(candidates, rounds)
@@ -102,8 +99,7 @@ def measure(name: str, network: Network, rounds: int) -> None:
             for what, taken in times.items()
         ]
         print(f"\n{name}, {title}: density {DENSITY}, goal {goal}; {load}")
-        header = ["step", "ms", "/ static", "quartiles"]
-        print(common.table(header, rows), flush=True)
+        print(common.table(["step", "ms", "/ static", "quartiles"], rows), flush=True)
 
 
 def main(settings: Settings) -> None:

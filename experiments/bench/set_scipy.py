@@ -10,14 +10,12 @@ Command: python -m experiments.bench.set_scipy --authors FOLDER --python PYTHON
     numpy<2, scipy, numba and psutil. For 100,008 neurons: --inputs 6554 --width 31148 --rounds 5
     --steps 1
 Minutes: 4 for 100,008 neurons; a million had not ended after 7.
-Number: 100,008 neurons, two AMD EPYC cores: a step is 3.3 times as fast in processor time and 5.1
-    in wall time, a step and a change 7.3 and 12.0. A million: not measured.
+Number: at 100,008 neurons on two AMD EPYC cores a step is 3.3 times as fast in processor time.
 
 Both start with the same links and train on the same batch with the same arithmetic: alternated
 left ReLU, momentum and weight decay, no dropout. After the first three steps, before any change,
 the outputs are compared. Then both take turns, each round with steps and a change of three tenths
-of the links. Their values are float64 and ours float32, as in each code. Both use all cores; times
-are processor time, over all cores, and wall time.
+of the links. Their values are float64 and ours float32, as in each code. Both use all cores.
 """
 
 import dataclasses

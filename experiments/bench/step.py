@@ -20,7 +20,6 @@ import os
 import platform
 import time
 from contextlib import ExitStack
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +35,7 @@ from experiments.bench import others
 from experiments.bench.networks import KERNELS, MASKS, NETWORKS, Network, variants
 from experiments.bench.others import EVERY, MOMENTUM, RATE, data
 from experiments.bench.rounds import Candidate, Here, Load, There, in_turns, made_with, ratio
+from jsparse._versions import _version
 
 THEIRS = {
     "authors": ("authors", others.authors, 1),
@@ -216,7 +216,7 @@ def seeds(rounds: int) -> None:
 
 def main(settings: Settings) -> None:
     """Measure what was asked for, network by network."""
-    print(f"{jax.default_backend()}: {_processor()}, {os.cpu_count()} cores")
+    print(f"{jax.default_backend()}: {processor()}, {os.cpu_count()} cores")
     print(made_with(torch=_version("torch"), rounds=settings.rounds))
     wanted = settings.only or (*NETWORKS, "seeds")
     for name, network in NETWORKS.items():
@@ -237,14 +237,8 @@ def _ms(times: np.ndarray) -> str:
     return f"{1000 * np.median(times):.3f}"
 
 
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _processor() -> str:
+def processor() -> str:
+    """Its name."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]

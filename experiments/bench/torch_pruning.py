@@ -53,8 +53,6 @@ class Settings:
     """Of the weights."""
     out: Path | None = None
     """Where to write the rows as JSON."""
-    quick: bool = False
-    """ResNet-20 with one seed."""
 
 
 def conv(i: int, o: int, size: int, rngs: nnx.Rngs, stride: int = 1) -> nnx.Conv:
@@ -160,8 +158,8 @@ def theirs(model: nnx.Module, network: Network, settings: Settings) -> dict[str,
 def main(settings: Settings) -> None:
     """Compare, and print a row for each network and seed."""
     rows = []
-    for network in ("resnet20",) if settings.quick else settings.networks:
-        for seed in settings.seeds[:1] if settings.quick else settings.seeds:
+    for network in settings.networks:
+        for seed in settings.seeds:
             model = made(network, seed)
             mine, other = ours(model, settings.density), theirs(model, network, settings)
             layers = other["kept"].keys()

@@ -13,8 +13,7 @@ Minutes: 2 to train LeNet-300-100, one seed, and 20 LeNet-5, with other work; 2 
     two cores that do nothing else.
 Number (one core of an AMD EPYC, one seed): LeNet-5 with 4.8 % of its weights, 99.22 % accurate
     (dense 99.25), is 1.7 and 4.2 times as fast as ONNX Runtime at batch 1 and 32, with 5.2 % of the
-    bytes; with 1.5 %, 99.09, 3 and 14 times. LeNet-300-100 with 2.2 and 4.9 %, 97.93 and 98.01
-    (dense 98.12), takes as long at batch 1, and is 3.7 and 4.5 times as fast at batch 32.
+    bytes.
 
 The dense network is written as ONNX. The sparse one is folded and stored as `jsparse.export.pick`
 chooses, and saved: the bytes are those of the saved weights and of the whole folder, which also

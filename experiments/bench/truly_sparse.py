@@ -5,8 +5,7 @@ Claim: at the accuracy of masked SET a step of the truly sparse run, changes of 
 Command: python -m experiments.bench.truly_sparse    (784-4096-4096-10, batch 128, 5 seeds)
          python -m experiments.bench.truly_sparse --width 512 --seeds 2 --samples 10000 --epochs 3
 Minutes: 38 of processor time for the first, 36 of them for the accuracy; 2 with --seeds 0.
-Number: 4.0, 6.4 and 21.2 times as fast at 10, 5 and 1 %, with accuracies of 96.18 ± 0.19,
-    94.17 ± 0.09 and 91.19 ± 0.06; masked SET 96.15 ± 0.21, 94.22 ± 0.05 and 91.16 ± 0.02.
+Number: 4.0, 6.4 and 21.2 times as fast at 10, 5 and 1 %.
 
 Runs are of MNIST, with Adam; links change every 100 steps up to three quarters of a run. The time
 of a step is processor time: the median within rounds, in which all take turns, plus a hundredth of

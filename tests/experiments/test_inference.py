@@ -70,11 +70,11 @@ def test_a_packed_convolution_is_timed_with_the_gradients_of_the_dense_one(tmp_p
     dx, dw = back(dy)
     np.savez(tmp_path / "planes.npz", forward=y, dx=dx, dw=dw)  # in place of PyTorch's
     for name in gradients.WIDTHS:
-        assert np.isfinite(gradients.packed(str(tmp_path), f"{name}/forward dx dw")()).all()
-    gradients.compare(tmp_path, ("forward", "dx", "dw"))
+        assert np.isfinite(gradients.packed(str(tmp_path), name)()).all()
+    gradients.compare(tmp_path)
     np.savez(tmp_path / "planes.npz", forward=y, dx=dx, dw=1.1 * dw)
     with pytest.raises(AssertionError, match="csr dw"):
-        gradients.compare(tmp_path, ("forward", "dx", "dw"))
+        gradients.compare(tmp_path)
     with pytest.raises(ValueError, match=r"--densities got .1.5,.; give fractions"):
         gradients.Settings(torch=tmp_path, densities=(1.5,))
 
