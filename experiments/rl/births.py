@@ -23,13 +23,10 @@ Loss = Callable[[Any, Batch], Array]
 
 
 class Births:
-    """Prunes one network at birth, by any method and to any density; scores are found once.
+    """Prunes one network, dense as it starts, by any method and to any density.
 
-    Args:
-      network: dense, as it starts.
-      loss: its own.
-      batch: one batch of data.
-      seed: of random masks.
+    Attributes:
+      ways: (density=) -> the network with masks, by method; scores are found once.
     """
 
     def __init__(self, network: nnx.Module, loss: Loss, batch: Batch, seed: int):

@@ -148,14 +148,7 @@ def goals(reward: Array, going: Array, online: Array, target: Array, gamma: floa
 
 
 class Trainer:
-    """Compiled learning of agents that are held as trees of arrays.
-
-    Args:
-      settings: of the algorithm.
-      kind: how the network is sparse.
-      task: what is learned.
-      last: the iteration after which masks stay.
-    """
+    """Compiled learning of agents that are held as trees of arrays; masks stay after `last`."""
 
     def __init__(self, settings: Dqn, kind: Kind, task: Task, last: int):
         self.settings, self.kind, self.task, self.last = settings, kind, task, last

@@ -15,6 +15,7 @@ from flax import nnx
 from jax import Array
 
 from experiments.rl.environments.grids import Product
+from experiments.rl.learning import stacked
 from experiments.rl.networks import EVERY, MLP, drawn, flax_init
 
 DISCOUNT, COPY = 0.95, 50
@@ -87,10 +88,9 @@ def begin(
     alone, varied = arm.own == "networks", arm.own != "input"
     models = [one(first + n * alone, first + n) for n in range(states if varied else 1)]
     parts = [nnx.split(model, nnx.Param, ...) for model in models]
-    stack = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
     graph, params, rest = parts[0]
-    params = stack([part[1] for part in parts]) if alone else params
-    rest = stack([part[2] for part in parts]) if varied else rest
+    params = stacked([part[1] for part in parts]) if alone else params
+    rest = stacked([part[2] for part in parts]) if varied else rest
     return Net(graph, params, rest, x, arm.own)
 
 
@@ -134,14 +134,7 @@ def _trained(
 
 
 def trained(net: Net, made: Product, steps: int, seed: int) -> Array:
-    """The values [states, actions] after some steps on random states and actions of a product.
-
-    Args:
-      net: at its start.
-      made: the product, on the device.
-      steps: of Adam, each with 256 steps of the product.
-      seed: of the samples.
-    """
+    """The values [states, actions] after steps of Adam, each on 256 random states and actions."""
     key = jax.random.key(seed)
     params = _trained(net.graph, net.own, net.params, net.rest, net.x, made, key, steps)
     return net.table(params)

@@ -15,11 +15,7 @@ EXTRAS = {"ALE": "atari"}
 
 
 def make(name: str, **options: Any) -> Any:
-    """An environment of gymnasium with continuous observations and actions.
-
-    Args:
-      name: such as HalfCheetah-v5.
-      **options: of that environment.
+    """An environment of gymnasium with continuous observations and actions, and its options.
 
     Raises:
       ImportError: it is not installed.
@@ -69,12 +65,7 @@ class Transition(NamedTuple):
 
 
 class Walk:
-    """Steps an environment, episode after episode.
-
-    Args:
-      environment: made by `make`.
-      seed: of its starts and of the noise.
-    """
+    """Steps an environment, episode after episode; the seed is of its starts and of the noise."""
 
     def __init__(self, environment: Any, seed: int):
         self.environment = environment

@@ -134,12 +134,8 @@ def learner(settings: Td3, own: Iql, kind: Kind, observed: int, actions: int, la
     """Compiled updates, after `last` of which masks stay."""
 
     def networks(rngs: nnx.Rngs) -> tuple[Normal, Critic, Value]:
-        sizes, width = (observed, actions), settings.width
-        return (
-            Normal(*sizes, width, rngs),
-            Critic(*sizes, width, rngs),
-            Value(observed, width, rngs),
-        )
+        sizes = observed, actions, settings.width, rngs
+        return Normal(*sizes), Critic(*sizes), Value(observed, settings.width, rngs)
 
     return Learner(networks, partial(Agent, settings, own, kind, last), kind)
 

@@ -1,6 +1,6 @@
 """What trains the networks of agents: an optimizer that also moves masks, and steps of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,13 +19,9 @@ TRAINED = (nnx.Param, jsparse.Mask)
 def optimizer(
     network: nnx.Module, tx: optax.GradientTransformation, kind: Kind, seed: int, **when: Any
 ) -> jsparse.Optimizer:
-    """One for a network of this kind.
+    """One for a network that `kind.start` made, whose changes of masks have a seed.
 
     Args:
-      network: as `kind.start` made it.
-      tx: what trains its weights.
-      kind: how it is sparse.
-      seed: of the changes of masks.
       **when: what `kind.moved` is given, such as `every` and `last`, by steps of this optimizer.
     """
     if kind.moved is None:
@@ -73,17 +69,12 @@ class Updates:
     """Compiled updates of an agent of several networks that is held as a tree of arrays.
 
     Args:
-      networks: makes new ones, dense.
+      networks: rngs -> dense ones.
       agent: (seed, *networks) -> a module.
       kind: how the networks are sparse.
     """
 
-    def __init__(
-        self,
-        networks: Callable[[nnx.Rngs], tuple[Any, ...]],
-        agent: Callable[..., nnx.Module],
-        kind: Kind,
-    ):
+    def __init__(self, networks: Callable, agent: Callable[..., nnx.Module], kind: Kind):
         self._networks, self._made, self.kind = networks, agent, kind
 
     def networks(self, seed: int) -> tuple[Any, ...]:
@@ -106,3 +97,8 @@ def chosen(over: Array, fresh: Any, old: Any) -> Any:
     """Of two trees [n, ...], the rows of the first where over [n], else those of the second."""
     pick = lambda a, b: jnp.where(over.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
     return jax.tree.map(pick, fresh, old)
+
+
+def stacked(trees: Sequence[Any], axis: int = 0) -> Any:
+    """One tree of trees of the same shape, along a new axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis), *trees)

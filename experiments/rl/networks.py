@@ -20,8 +20,6 @@ EVERY = ".*/kernel"
 """All weights."""
 Layers = list[tuple[Array, Array]]
 """Kernel and bias of each layer, as read: masked."""
-
-
 Width = int | tuple[int, int]
 """Units of both hidden layers, or of each."""
 
@@ -34,13 +32,11 @@ class Grids(nnx.Linear):
     """
 
     def __call__(self, cells: Array) -> Array:
-        parts = jax.lax.split(self.kernel[...], self._sizes(cells), axis=0)
+        grids = cells.shape[-1]
+        sizes = [self.in_features // grids] * grids
+        parts = jax.lax.split(self.kernel[...], sizes, axis=0)
         rows = [part.at[cells[:, n]].get(mode="fill", fill_value=0) for n, part in enumerate(parts)]
         return sum(rows) + self.bias[...][None]
-
-    def _sizes(self, cells: Array) -> list[int]:
-        grids = cells.shape[-1]
-        return [self.in_features // grids] * grids
 
 
 def flax_init(inputs: int) -> dict[str, Any]:
@@ -65,11 +61,8 @@ class MLP(nnx.Module):
     ):  # fmt: skip
         linear = lambda a, b, layer=nnx.Linear: layer(a, b, rngs=rngs, **init(a))
         one, two = width if isinstance(width, tuple) else (width, width)
-        self.fc1, self.fc2, self.fc3 = (
-            linear(inputs, one, first),
-            linear(one, two),
-            linear(two, outputs),
-        )
+        self.fc1, self.fc2 = linear(inputs, one, first), linear(one, two)
+        self.fc3 = linear(two, outputs)
 
     def __call__(self, x: Array) -> Array:
         return self.fc3(nnx.relu(self.fc2(nnx.relu(self.fc1(x)))))

@@ -31,7 +31,7 @@ from jax import Array
 
 import jsparse
 from experiments.rl.environments import Environment
-from experiments.rl.learning import Agent, chosen, per_seed
+from experiments.rl.learning import Agent, chosen, per_seed, stacked
 from experiments.rl.networks import Kind
 from experiments.rl.objective import advantages, clipped, weighed
 from experiments.rl.policies import Policy
@@ -134,8 +134,7 @@ class Trainer:
             return Learner(agent, places, zero, bounds, jax.random.fold_in(key, 1))
 
         def begun(agents: list, *given: Any) -> Learner:
-            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *agents)
-            return jax.vmap(start)(stacked, *given)
+            return jax.vmap(start)(stacked(agents), *given)
 
         return jax.jit(begun)([nnx.state(one) for one in made], keys, environment)
 

@@ -16,13 +16,7 @@ class Batch(NamedTuple):
 
 
 class Replay:
-    """The most recent transitions, in float32.
-
-    Args:
-      capacity: how many.
-      observed: numbers in an observation.
-      actions: numbers in an action.
-    """
+    """The most recent transitions, in float32; `observed` and `actions` count their numbers."""
 
     def __init__(self, capacity: int, observed: int, actions: int):
         sizes = ((observed,), (actions,), (), (observed,), ())

@@ -31,7 +31,7 @@ from jax import Array
 import jsparse
 from experiments.rl.environments.mountain_car import ACTIONS, OBSERVED, TASKS, MountainCar
 from experiments.rl.episodes import Episodes, empty, pieces
-from experiments.rl.learning import per_seed
+from experiments.rl.learning import per_seed, stacked
 from experiments.rl.networks import Apart, Layers, drawn, forward, weights
 from experiments.rl.retrace import retrace
 from experiments.rl.scheduler import followed, shares
@@ -108,13 +108,7 @@ class Learner(NamedTuple):
 
 
 class Trainer:
-    """Compiled learning of all seeds of an arm.
-
-    Args:
-      settings: of the algorithm.
-      arm: what is learned.
-      rounds: of 16 episodes, in all.
-    """
+    """Compiled learning of all seeds of an arm, in all some rounds of 16 episodes."""
 
     def __init__(self, settings: SacX, arm: Arm, rounds: int):
         self.settings, self.arm, self.rounds = settings, arm, rounds
@@ -145,11 +139,10 @@ class Trainer:
     def begin(self, seeds: Sequence[int]) -> Learner:
         """Nothing learned yet: leaves [seeds, ...]."""
         made = [[self._network(seed, n) for n in range(self.readers)] for seed in seeds]
-        stack = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-        params = stack([nnx.state(networks[0], nnx.Param) for networks in made])
-        masks = [stack([nnx.split(one, nnx.Param, ...)[2] for one in own]) for own in made]
+        params = stacked([nnx.state(networks[0], nnx.Param) for networks in made])
+        masks = [stacked([nnx.split(one, nnx.Param, ...)[2] for one in own]) for own in made]
         keys = jax.vmap(jax.random.key)(jnp.array(seeds))
-        return jax.vmap(self._begin)(params, stack(masks), keys)
+        return jax.vmap(self._begin)(params, stacked(masks), keys)
 
     def _begin(self, params: Any, masks: Any, key: Array) -> Learner:
         memory = empty(self.rounds * COPIES, self.limit, OBSERVED, len(TASKS))

@@ -13,7 +13,6 @@ schemes in Pong, RLDM 2022, of which only the abstract was read: the details are
 import dataclasses
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +22,7 @@ from jax import Array
 from experiments.rl import selfplay
 from experiments.rl.dqn import Dqn, Learner, Trainer
 from experiments.rl.environments import pong
+from experiments.rl.learning import stacked
 from experiments.rl.networks import Kind, Layers
 
 LONG, CHAINER, POOL = "long", "Chainer", "Pool"
@@ -52,14 +52,9 @@ def against(learner: Learner, foes: Layers, low: int, high: int) -> Learner:
 
 
 def schooled(
-    view: str,
-    dqn: Dqn,
-    kind: Kind,
-    arms: Sequence[str],
-    generations: int,
-    iterations: int,
+    view: str, dqn: Dqn, kind: Kind, arms: Sequence[str], generations: int, iterations: int,
     seeds: int,
-) -> dict[str, Layers]:
+) -> dict[str, Layers]:  # fmt: skip
     """1. and 2.: what the agents of each arm read in the end, [seeds, ...]."""
     room, found = max(1, generations - 1), {}
     school = trainer(view, dqn, kind, room, generations * iterations)
@@ -104,6 +99,6 @@ def beaten(mine: Layers, foes: Layers, points: int, key: int) -> np.ndarray:
 
 def matrix(agents: dict[str, Layers], points: int) -> np.ndarray:
     """Scores [seeds, agents, 1 + agents]: of each against the script and against all of them."""
-    foes: Any = jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *agents.values())
+    foes = stacked(list(agents.values()), axis=1)
     rows: list[Array | np.ndarray] = [beaten(mine, foes, points, 0) for mine in agents.values()]
     return np.stack(rows, axis=1)

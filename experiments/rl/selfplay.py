@@ -28,9 +28,7 @@ class Point(NamedTuple):
     foe: Array
 
 
-@partial(
-    jax.tree_util.register_dataclass, data_fields=["foes", "low", "high"], meta_fields=["view"]
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Match:
     """An environment: points against opponents.
@@ -45,7 +43,7 @@ class Match:
     foes: Layers
     low: Array
     high: Array
-    view: str
+    view: str = dataclasses.field(metadata={"static": True})
 
     def reset(self, key: Array) -> Point:
         serve, draw = jax.random.split(key)

@@ -12,6 +12,7 @@ from flax import nnx
 from experiments.rl import schooling, selfplay
 from experiments.rl.dqn import Dqn
 from experiments.rl.environments import pong
+from experiments.rl.learning import stacked
 from experiments.rl.networks import MLP, Kind
 from experiments.rl.probe import probe
 
@@ -61,8 +62,7 @@ def probes(
     x = jax.vmap(partial(selfplay.see, "frames"))(watched.reshape(-1, 8))
     agents = schooling.schooled("frames", dqn, Kind(), arms, generations, iterations, seeds)
     new = lambda seed: MLP(x.shape[1], pong.ACTIONS, dqn.width, nnx.Rngs(seed)).layers()
-    fresh = [new(seed) for seed in range(1, seeds + 1)]
-    agents |= {UNTRAINED: jax.tree.map(lambda *leaves: jnp.stack(leaves), *fresh)}
+    agents |= {UNTRAINED: stacked([new(seed) for seed in range(1, seeds + 1)])}
     found: dict[str, Any] = {}
     for name, layers in agents.items():
         found[name] = {"first layer": [], "second layer": []}

@@ -86,13 +86,9 @@ def trained(
 
 
 def critic_loss(
-    critic: Critic,
-    actor_target: Actor,
-    critic_target: Critic,
-    settings: Td3,
-    batch: Batch,
+    critic: Critic, actor_target: Actor, critic_target: Critic, settings: Td3, batch: Batch,
     key: Array,
-) -> Array:
+) -> Array:  # fmt: skip
     """1. and 2.: squared distance of both values to the target, []."""
     noise = settings.noise * jax.random.normal(key, batch.action.shape)
     action = actor_target(batch.following) + noise.clip(-settings.clip, settings.clip)
@@ -141,26 +137,12 @@ def improve_actor(agent: Agent, settings: Td3, objective: Objective, batch: Batc
 
 
 class Trainer(Updates):
-    """Compiled updates of an agent.
-
-    Args:
-      settings: of the algorithm.
-      kind: how the networks are sparse.
-      observed: numbers in an observation.
-      actions: numbers in an action.
-      last: the update after which masks are fixed.
-      objective: of the actor.
-    """
+    """Compiled updates of an agent, whose masks are fixed after update `last`."""
 
     def __init__(
-        self,
-        settings: Td3,
-        kind: Kind,
-        observed: int,
-        actions: int,
-        last: int,
+        self, settings: Td3, kind: Kind, observed: int, actions: int, last: int,
         objective: Objective = ascend,
-    ):
+    ):  # fmt: skip
         self.settings, self.objective = settings, objective
         self.observed, self.actions = observed, actions
         self.train = jax.jit(self._train, donate_argnums=0)

@@ -5,7 +5,6 @@ The state density of a policy is rho(s) = sum over t of discount^t P(s_t = s); i
 """
 
 import dataclasses
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -87,8 +86,7 @@ def optimum(
     return -float(found.fun), found.x.reshape(states, actions).sum(axis=1), prices
 
 
-@partial(jax.tree_util.register_dataclass, meta_fields=[],
-         data_fields=["moves", "reward", "start", "discount", "seen", "counted"])  # fmt: skip
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Sampled:
     """The process as an agent meets it: it ends after each step with probability 1 - discount.

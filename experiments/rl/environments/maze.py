@@ -14,7 +14,6 @@ Reference: Zhang, Vinyals, Munos and Bengio, A study on overfitting in deep rein
 """
 
 import dataclasses
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -48,11 +47,7 @@ class Place(NamedTuple):
     before: Array
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["starts", "objects", "worth", "sticky", "anywhere"],
-    meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Maze:
     """Levels, of which each episode draws one.

@@ -55,12 +55,7 @@ def reset(key: Array) -> Court:
 
 
 def step(court: Court, moves: Array, key: Array) -> tuple[Court, Array, Array]:
-    """One step; nothing in it is random.
-
-    Args:
-      court: before.
-      moves: [2], of both paddles, -1 to 1.
-      key: not used.
+    """One step by moves [2] of both paddles, from -1 to 1; nothing in it is random.
 
     Returns:
       The court, the left player's reward [] (1, 0 or -1), and whether the point is over [].

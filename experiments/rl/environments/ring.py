@@ -5,7 +5,6 @@ this is: the border of a square, with coins that pay each time that they are ent
 """
 
 import dataclasses
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -64,8 +63,7 @@ class Place(NamedTuple):
     time: Array
 
 
-@partial(jax.tree_util.register_dataclass, meta_fields=[],
-         data_fields=["coins", "stride", "allowed", "blamed"])  # fmt: skip
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Ring:
     """The nominal ring: backward is not punished.
