@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -27,18 +27,6 @@ REST = 0.02
 ROOT = Path(__file__).parents[2]
 
 
-class Candidate(Protocol):
-    """Something that can do a number of calls, each of some train steps."""
-
-    steps: int
-    whole: int
-    """Calls come in multiples of this."""
-
-    def seconds(self, calls: int) -> float:
-        """Seconds of a number of calls."""
-        ...
-
-
 class Here:
     """A function of this process from a state to the next one; the state is given up.
 
@@ -49,6 +37,7 @@ class Here:
     """
 
     whole = 1
+    """Calls come in multiples of this."""
 
     def __init__(self, call: Callable[[Any], tuple[Any, Any]], state: Any, steps: int = 1):
         self.call, self.state, self.steps = call, state, steps
@@ -146,7 +135,7 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def in_turns(candidates: Mapping[str, Candidate], rounds: int) -> dict[str, np.ndarray]:
+def in_turns(candidates: Mapping[str, Here | There], rounds: int) -> dict[str, np.ndarray]:
     """Seconds a step of each candidate, [rounds]."""
     clocks = {
         name: lambda calls, one=one: one.seconds(calls * one.whole)

@@ -34,7 +34,7 @@ from experiments import common, networks
 from experiments.bench import others
 from experiments.bench.networks import KERNELS, MASKS, NETWORKS, Network, variants
 from experiments.bench.others import EVERY, MOMENTUM, RATE, data
-from experiments.bench.rounds import Candidate, Here, Load, There, in_turns, made_with, ratio
+from experiments.bench.rounds import Here, Load, There, in_turns, made_with, ratio
 from jsparse._versions import _version
 
 THEIRS = {
@@ -105,13 +105,8 @@ class Step(Here):
 
     def __init__(self, model: nnx.Module, x: np.ndarray, y: np.ndarray, steps: int = 1):
         graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-
-        def once(state: Any, batch: tuple) -> tuple[Any, jax.Array]:
-            return train_step(graphdef, state, *batch)
-
-        def many(state: Any, batch: tuple) -> tuple[Any, jax.Array]:
-            return jax.lax.scan(once, state, batch)
-
+        once = lambda state, batch: train_step(graphdef, state, *batch)
+        many = lambda state, batch: jax.lax.scan(once, state, batch)
         batch = (jnp.asarray(x), jnp.asarray(y))
         if steps > 1:
             batch = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], steps, axis=0), batch)
@@ -172,7 +167,7 @@ def compare(name: str, network: Network, settings: Settings) -> None:
     model = variants(network)["Threshold"]
     ours = [_label("Threshold", count) for count in (1, SCANNED)]
     with ExitStack() as stack:
-        candidates: dict[str, Candidate] = {
+        candidates: dict[str, Here | There] = {
             _label("Threshold", count): Step(model, *data(), count) for count in (1, SCANNED)
         }
         for other, (step, folder, whole) in ask.items():

@@ -96,12 +96,7 @@ def turns(size: int, bricks: tuple[int, ...]) -> np.ndarray:
 class Trainer:
     """Compiled iterations of an agent that is held as a tree of arrays.
 
-    Args:
-      settings: of the algorithm.
-      kind: how the network is sparse.
-      size: rows of the board.
-      bricks: cells of the brick in training.
-      iterations: in all.
+    Boards have `size` rows, and a brick on one of the cells `bricks`.
     """
 
     def __init__(

@@ -62,12 +62,8 @@ class Wall:
 class Cheetahs:
     """Copies side by side, with their positions seen.
 
-    Args:
-      copies: how many.
-      seed: of their starts.
-      ends: whether the wall ends an episode, as in the true world.
-
     Attributes:
+      ends: whether the wall ends an episode, as in the true world.
       observation: [copies, OBSERVED], within -CLIP and CLIP; position first.
     """
 
@@ -192,15 +188,11 @@ def experts(run: common.Run, wall: Wall, seed: int) -> Walk:
 
 
 def constrained(run: common.Run, wall: Wall, seed: int, update: Any) -> dict[str, Any]:
-    """2.: how ICRL went, by update of zeta, and what zeta says of places before and after.
+    """2.: what the expert earned, and what zeta says of places before and after.
 
-    A killed run resumes from its last update, with new episodes.
-
-    Args:
-      run: logs returns in the true world and the nominal one, and the share of steps beyond -3.
-      wall: how long.
-      seed: of all.
-      update: (allowed, expert=, walks=) -> allowed.
+    For each update of zeta, (allowed, expert=, walks=) -> allowed, the run logs returns in the true
+    world and the nominal one, and the share of steps beyond -3. A killed run resumes from its last
+    update, with new episodes.
     """
     own = trainer(wall, bounded=True)
     learner, before = own.begin([seed], Elsewhere()), ring.begin(jax.random.key(seed), INPUTS)

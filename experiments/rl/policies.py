@@ -1,33 +1,15 @@
-"""How the outputs of a policy network are read: as a choice, or as numbers with normal noise."""
+"""How the outputs of a policy network are read: as a choice, or as numbers with normal noise.
+
+Of outputs [..., outputs], `sample` draws an action for each row, and `log_prob` (of actions) and
+`entropy` are [...].
+"""
 
 import dataclasses
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-
-
-class Policy(Protocol):
-    """Outputs [..., outputs] of a network as a distribution over actions."""
-
-    @property
-    def outputs(self) -> int:
-        """That the network needs."""
-        ...
-
-    def sample(self, out: Array, key: Array) -> Array:
-        """An action for each row."""
-        ...
-
-    def log_prob(self, out: Array, action: Array) -> Array:
-        """[...], of actions."""
-        ...
-
-    def entropy(self, out: Array) -> Array:
-        """[...]."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,3 +62,6 @@ class Gaussian:
 
     def entropy(self, out: Array) -> Array:
         return (self._parts(out)[1] + 0.5 * np.log(2 * np.pi * np.e)).sum(axis=-1)
+
+
+Policy = Choice | Gaussian

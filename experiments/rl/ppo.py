@@ -83,11 +83,9 @@ class Trainer:
     """Compiled learning and playing, of all seeds.
 
     Args:
-      settings: of the algorithm.
       policy: what the outputs of the network mean.
       network: rngs -> a dense network, `Trunk` or `Apart`, with a critic for the reward and one for
         each bound.
-      kind: how networks are sparse.
       last: the step of the optimizer after which masks are fixed.
       bounds: multipliers at their start; the environment is a `Costly` one where there are any.
     """

@@ -19,7 +19,7 @@ from experiments import selfplay_pong
 from experiments.rl import atari, dqn, schooling, selfplay
 from experiments.rl.environments import pong
 from experiments.rl.networks import Kind, drawn
-from experiments.rl.probe import probe
+from experiments.rl.sights import probe
 
 pytestmark = pytest.mark.standard_dtypes
 STEP = jax.jit(jax.vmap(lambda court, moves: pong.step(court, moves, jax.random.key(0))))
