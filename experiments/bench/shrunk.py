@@ -85,11 +85,8 @@ def main(settings: Settings) -> None:
             for part, model in small.items():
                 ideal = costs(dense, given).flops / costs(model, given).flops
                 gain, spread = ratio(times["dense"], times[f"{part:g}"])
-                reached = float(gain) / ideal
-                ms = f"{1e3 * np.median(times['dense']):.3f}"
-                rows.append(
-                    [batch, f"{part:g}", ms, gain, spread, f"{ideal:.2f}", f"{reached:.2f}"]
-                )
+                ms, of = f"{1e3 * np.median(times['dense']):.3f}", f"{float(gain) / ideal:.2f}"
+                rows.append([batch, f"{part:g}", ms, gain, spread, f"{ideal:.2f}", of])
         print(f"\n{name}: {load}")
         header = ["batch", "units left", "dense ms", "times as fast", "quartiles", "ideal"]
         print(common.table([*header, "of the ideal"], rows), flush=True)

@@ -15,16 +15,8 @@ import torch
 from torch import nn
 
 COPIES, BATCH, CAPACITY, COPY, GAMMA, EXPLORE, SLIP = 64, 256, 200_000, 250, 0.99, 0.05, 0.05
-PADDLE, REACH, SLOW, FAST, FASTER, STEEP, SERVE, LIMIT = (
-    0.03,
-    0.1,
-    0.03,
-    0.06,
-    1.05,
-    0.04,
-    0.02,
-    300,
-)
+PADDLE, REACH, LIMIT = 0.03, 0.1, 300
+SLOW, FAST, FASTER, STEEP, SERVE = 0.03, 0.06, 1.05, 0.04, 0.02
 MOVES = torch.tensor([0.0, 1.0, -1.0])
 SCALE = torch.tensor([1 / FAST, 1 / STEEP])
 
@@ -129,7 +121,7 @@ def main(iterations: int) -> None:
     for _ in range(iterations):
         agent.iteration()
     taken = {"clock": time.perf_counter() - clock, "processor": time.process_time() - processor}
-    print(json.dumps(taken | {"torch": torch.__version__}))
+    print(json.dumps(taken))
 
 
 if __name__ == "__main__":

@@ -28,9 +28,9 @@ from flax import nnx
 
 import jsparse
 from experiments.bench.rounds import answer
+from experiments.bench.runtimes import weights
 from experiments.networks.modules import modules
 from jsparse import importance
-from jsparse._paths import named
 from jsparse._slots import walk_modules
 
 VGG16 = [64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool"]
@@ -148,9 +148,7 @@ def ours(model: nnx.Module, density: float) -> dict[str, Any]:
 def theirs(model: nnx.Module, network: Network, settings: Settings) -> dict[str, Any]:
     """What Torch-Pruning keeps of it."""
     with tempfile.TemporaryDirectory() as folder:
-        state = named(nnx.state(model, (nnx.Param, nnx.BatchStat)))
-        arrays = {path: np.asarray(leaf) for path, leaf in state.items()}
-        np.savez(Path(folder) / "weights.npz", **arrays)
+        np.savez(Path(folder) / "weights.npz", **weights(model))
         answer([settings.python, "-P", THEIRS, folder, network, settings.density])
         return json.loads((Path(folder) / "theirs.json").read_text())
 

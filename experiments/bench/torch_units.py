@@ -106,10 +106,8 @@ def main(folder: Path, network: str, density: float) -> None:
     names = {module: name for name, module in model.named_modules()}
     for group in pruner.step(interactive=True):
         for dependency, gone in group:
-            module = dependency.target.module
-            if dependency.handler.__name__ == "prune_out_channels" and isinstance(
-                module, nn.Conv2d
-            ):
+            module, handler = dependency.target.module, dependency.handler.__name__
+            if handler == "prune_out_channels" and isinstance(module, nn.Conv2d):
                 own = kept[names[module]]
                 kept[names[module]] = [n for k, n in enumerate(own) if k not in set(gone)]
         group.prune()
@@ -120,8 +118,6 @@ def main(folder: Path, network: str, density: float) -> None:
         "operations": macs,
         "parameters": parameters,
         "seconds": seconds,
-        "version": torch_pruning.__version__,
-        "torch": torch.__version__,
     }
     (folder / "theirs.json").write_text(json.dumps(found))
 

@@ -177,14 +177,9 @@ def row(found: dict[str, Any]) -> list[str]:
     gains = [f"{float(found['gain'][w][0]):.2g}" if w in found["gain"] else "-" for w in ways[:2]]
     small = found["weight bytes"] / found["dense bytes"]
     kib = [f"{found[n] / 1024:,.0f}" for n in ("dense bytes", "weight bytes", "bytes")]
-    return [
-        *(found["network"], f"{100 * found['kept']:.2f} %"),
-        *(f"{found['dense accuracy']:.2f}", f"{found['accuracy']:.2f}", str(found["batch"])),
-        *ms,
-        *gains,
-        *kib,
-        f"{100 * small:.1f} %",
-    ]
+    right = [f"{found[n]:.2f}" for n in ("dense accuracy", "accuracy")]
+    first = [found["network"], f"{100 * found['kept']:.2f} %", *right, str(found["batch"])]
+    return [*first, *ms, *gains, *kib, f"{100 * small:.1f} %"]
 
 
 HEAD = ["network", "kept", "dense accuracy", "accuracy", "batch", "ONNX Runtime ms", "OpenVINO ms"]
