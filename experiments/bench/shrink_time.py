@@ -21,8 +21,9 @@ import tyro
 from flax import nnx
 
 import jsparse
-from experiments import networks
 from experiments.bench.rounds import clocked
+from experiments.networks import BottleneckNet
+from experiments.networks.modules import modules
 from jsparse._pure import evaluated, pure
 from jsparse._slots import slots
 
@@ -41,6 +42,35 @@ class Settings:
     """Pixels of an image along a side."""
     rounds: int = 2
     """Runs of each."""
+
+
+class Layer(nnx.Module):
+    """Attention and two dense layers, normalized first."""
+
+    def __init__(self, width: int, rngs: nnx.Rngs):
+        self.norms = modules([nnx.LayerNorm(width, rngs=rngs) for _ in range(2)])
+        self.attention = nnx.MultiHeadAttention(width // 32, width, decode=False, rngs=rngs)
+        self.up = nnx.Linear(width, 4 * width, rngs=rngs)
+        self.down = nnx.Linear(4 * width, width, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x + self.attention(self.norms[0](x))
+        return x + self.down(nnx.gelu(self.up(self.norms[1](x))))
+
+
+class Transformer(nnx.Module):
+    """A stack of layers between an embedding and a head."""
+
+    def __init__(self, depth: int, width: int, rngs: nnx.Rngs):
+        self.embed = nnx.Embed(256, width, rngs=rngs)
+        self.layers = modules([Layer(width, rngs) for _ in range(depth)])
+        self.head = nnx.Linear(width, 256, rngs=rngs)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        x = self.embed(tokens)
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(x)
 
 
 def thinned(model: nnx.Module, inner: tuple[str, ...]) -> nnx.Module:
@@ -74,14 +104,13 @@ def measure(name: str, model: nnx.Module, x: jax.Array, rounds: int) -> None:
 def main(settings: Settings) -> None:
     """Measure each model."""
     if "resnet-50" in settings.networks:
-        model = thinned(networks.BottleneckNet(nnx.Rngs(0)), ("conv1/kernel", "conv2/kernel"))
+        model = thinned(BottleneckNet(nnx.Rngs(0)), ("conv1/kernel", "conv2/kernel"))
         x = jnp.ones((1, settings.side, settings.side, 3))
         measure("resnet-50", model, x, settings.rounds)
     for depth in settings.depths if "transformer" in settings.networks else ():
-        sizes = {"width": settings.width, "heads": settings.width // 32, "context": 32}
-        model = networks.Transformer(256, nnx.Rngs(0), blocks=depth, **sizes)
+        model = thinned(Transformer(depth, settings.width, nnx.Rngs(0)), ("up/kernel",))
         tokens = jnp.zeros((1, 32), jnp.int32)
-        measure(f"transformer {depth}", thinned(model, ("wide/kernel",)), tokens, settings.rounds)
+        measure(f"transformer {depth}", model, tokens, settings.rounds)
 
 
 if __name__ == "__main__":
