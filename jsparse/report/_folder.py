@@ -154,14 +154,14 @@ def _tables(path: Path) -> list[dict[str, Any]]:
     remedy = "write a list of objects with title, columns and rows, all texts, or delete it"
     try:
         tables = json.loads(path.read_bytes())
-        if not isinstance(tables, list):
-            raise ValueError("it is not a list")
-        for n, table in enumerate(tables):
+        for n, table in enumerate(tables if isinstance(tables, list) else [tables]):
             check_fields(table, TABLE, f"table {n + 1}")
             if any(len(row) != len(table["columns"]) for row in table["rows"]):
                 raise ValueError(f"table {n + 1} has a row with more or fewer cells than columns")
     except (CorruptCheckpoint, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}); {remedy}") from error
+    if not isinstance(tables, list):
+        raise ValueError(f"{path} holds an object; {remedy}")
     return tables
 
 

@@ -216,7 +216,7 @@ def about(**more) -> bytes:
         ("masks.npz", b"", "damaged"),
         ("tables.json", b"[1", "write a list of objects with title, columns and rows"),
         ("tables.json", b"{}", "table 1: the field title is missing"),
-        ("tables.json", b'{"title": "a", "columns": [], "rows": []}', "it is not a list"),
+        ("tables.json", b'{"title": "a", "columns": [], "rows": []}', "holds an object"),
         ("tables.json", b'[{"title": "a", "columns": ["b"], "rows": [[1]]}]', "rows is [[1]]"),
         ("tables.json", b'[{"title": "", "columns": ["b"], "rows": [[]]}]', "table 1 has a row"),
         ("map.png", b"GIF89a", "not a PNG file"),
