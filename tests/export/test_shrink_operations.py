@@ -59,6 +59,7 @@ THROUGH: dict[str, Callable[[Array], Array]] = {
     "multiply a row": lambda h: h.at[1].multiply(3.0),
     "write into a cache": lambda h: lax.dynamic_update_slice(jnp.zeros((8, h.shape[1])), h, (2, 0)),
     "tile": lambda h: jnp.tile(h, (2, 1)),
+    "tile of an empty array": lambda h: jnp.concatenate([h, jnp.tile(h[:0], (2, 1))]),
     "slices of some units": lambda h: jnp.concatenate([h[:, 2:4], h[:, 2:]], axis=1),
     "stack": lambda h: jnp.stack([h, 2 * h], axis=1).sum(axis=1),
     "sort rows": lambda h: jnp.sort(h, axis=0),
