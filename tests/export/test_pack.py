@@ -220,6 +220,8 @@ def test_on_a_mesh(name, kind):
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_gradients_at_places_on_a_mesh(kind, monkeypatch):
+    if kind is AxisType.Explicit and jax.version.__version_info__ < (0, 10):
+        pytest.skip("older versions cannot transpose a product with a batch over devices")
     monkeypatch.setattr(compiled, "load", lambda: pytest.fail("the kernels run on one device"))
     kernel = matrix(32, 16)
     arrays, plan = csr_arrays(kernel, 32), Plan(32, 16, 32)

@@ -59,7 +59,6 @@ THROUGH: dict[str, Callable[[Array], Array]] = {
     "multiply a row": lambda h: h.at[1].multiply(3.0),
     "write into a cache": lambda h: lax.dynamic_update_slice(jnp.zeros((8, h.shape[1])), h, (2, 0)),
     "tile": lambda h: jnp.tile(h, (2, 1)),
-    "tile of an empty array": lambda h: jnp.concatenate([h, jnp.tile(h[:0], (2, 1))]),
     "slices of some units": lambda h: jnp.concatenate([h[:, 2:4], h[:, 2:]], axis=1),
     "stack": lambda h: jnp.stack([h, 2 * h], axis=1).sum(axis=1),
     "sort rows": lambda h: jnp.sort(h, axis=0),
@@ -99,6 +98,10 @@ THROUGH: dict[str, Callable[[Array], Array]] = {
         feature_group_count=h.shape[1],
     )[0],
 }
+if hasattr(
+    lax, "tile"
+):  # older versions of JAX reshape, and axes of no length cannot be told apart
+    THROUGH["tile of an empty array"] = lambda h: jnp.concatenate([h, jnp.tile(h[:0], (2, 1))])
 
 
 @pytest.mark.parametrize("name", THROUGH)
