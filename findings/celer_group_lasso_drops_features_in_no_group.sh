@@ -2,13 +2,13 @@
 # celer.GroupLasso never fits features that are in no group: the two that make y keep the coefficient 0, silently.
 #
 # Guess: groups=[[0, 1], [2, 3]] for six features is refused, or leaves the others without a penalty, as NA does in R's
-#   grplasso and -1 in the package group-lasso; confounders such as age and batch are often left out in this way.
+#   grplasso and -1 in the package group-lasso; confounders such as age and batch are often treated so.
 # Versions: celer 0.7.4, scikit-learn 1.9.1, numpy 2.4.6, Python 3.11.
-# What happens: only features of groups are visited; the rest stays at 0. Nothing compares the lists with the width of X:
+# What happens: only features of groups are visited; others stay at 0. Nothing compares the lists with the width of X:
 #   the fit converges and predicts. The residual that it leaves goes into the features that do have a group.
 # Who is hurt: group lassos with covariates that should not be penalized, and lists of groups that were made before
 #   columns were added.
-# Remedy: regress such features out of X and y first, or give each a group of its own with a small weight (0 is refused);
+# Remedy: regress such features out of X and y first, or give each its own group with a small weight (0 is refused);
 #   check sorted(np.concatenate(groups)) == list(range(X.shape[1])).
 #
 # Output seen:
