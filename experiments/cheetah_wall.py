@@ -54,6 +54,10 @@ def main(settings: Settings) -> None:
     settings, out = settings.in_folder(f"runs/cheetah_wall{'/quick' * settings.quick}")
     run = common.open_run(out, settings)
     if not run.complete:
+        steps = (
+            f"{settings.expert:,} steps of the expert, {settings.rounds * settings.each:,} of ICRL"
+        )
+        common.header(out, "HalfCheetah with a wall", 1, steps)
         objective = partial(inverse.loss, delta=settings.delta)
         update = partial(inverse.improved, objective, rate=settings.rate, passes=settings.passes)
         run.finish(**cheetah.constrained(run, settings, 1, jax.jit(update)))

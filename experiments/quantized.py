@@ -17,7 +17,6 @@ installed, the folded network is also quantized by it, dense.
 
 import dataclasses
 import importlib.util
-import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -54,6 +53,11 @@ class Settings(common.RunSettings):
     quick: bool = False
     """A few steps of small networks."""
 
+    @property
+    def extent(self) -> str:
+        """How long a network is trained."""
+        return common.counted(self.steps, "step")
+
     def __post_init__(self) -> None:
         self.check_positive("seeds", "steps", "batch", "width")
         if not 0 < self.density < 1:
@@ -64,6 +68,8 @@ QUICK = Settings(seeds=1, steps=60, width=32, quick=True)
 CONTEXT, BLOCKS, HEADS = 64, 2, 4
 PARTS = 20
 """Of the test data, read one after another."""
+PART = 100
+"""Steps from one line of the log to the next."""
 
 
 class Task(NamedTuple):
@@ -113,7 +119,7 @@ def text(settings: Settings) -> Task:
 TASKS = {"lenet-5": digits, "transformer": text}
 
 
-def trained(task: Task, settings: Settings, seed: int) -> nnx.Module:
+def trained(task: Task, settings: Settings, seed: int, run: common.Run) -> nnx.Module:
     """The sparse network, its rules still in place."""
     model = task.make(nnx.Rngs(seed))
     model = jsparse.sparsify(model, (task.pattern, jsparse.Top(density=settings.density)))
@@ -131,13 +137,16 @@ def trained(task: Task, settings: Settings, seed: int) -> nnx.Module:
         optimizer.update(model, grads)
         return found
 
-    found = jnp.inf
-    for n in range(settings.steps):
-        found = step(model, optimizer, jax.random.fold_in(jax.random.key(seed), n))
-        if n % 100 == 99:
-            print(f"seed {seed}, step {n + 1}: loss {float(found):.3f}", file=sys.stderr)
-    if not jnp.isfinite(found):
-        raise common.Diverged(f"seed {seed}: the loss is {float(found)}")
+    run.forget_after(0)
+    common.header(run.folder, f"{task.name}, density {settings.density:.0%}", 1, settings.extent)
+    progress = common.Epochs(0, -(-settings.steps // PART), f"seed {seed}", f"{PART} steps")
+    for part in progress:
+        end, loss = min(part * PART, settings.steps), jnp.inf
+        for n in range((part - 1) * PART, end):
+            loss = step(model, optimizer, jax.random.fold_in(jax.random.key(seed), n))
+        common.check_finite(float(loss), end, {}, run)
+        run.log(end, loss=float(loss))
+        progress.show(loss=loss)
     return model
 
 
@@ -189,6 +198,7 @@ def stages(model: nnx.Module, task: Task, folder: Path) -> dict[str, Any]:
 def main(settings: Settings) -> None:
     """Train, quantize and measure; print a table for each network."""
     out = Path(settings.out or "runs/quantized")
+    tables = []
     for network in settings.networks:
         task = TASKS[network](settings)
         found = []
@@ -198,16 +208,17 @@ def main(settings: Settings) -> None:
                 folder, dataclasses.replace(settings, out=str(out)), trained_on=task.name
             )
             if not run.complete:
-                model = trained(task, settings, seed)
+                model = trained(task, settings, seed, run)
                 model.eval()
                 run.finish(**stages(model, task, folder))
             found.append(run.final())
-        show(network, task, settings, found)
+        tables.append(shown(network, task, settings, found))
+        print(tables[-1])
+    common.show_pages(common.logged(out), out, tables="\n".join(tables))
 
 
-def show(network: str, task: Task, settings: Settings, found: list[Mapping[str, Any]]) -> None:
-    """Print the size and accuracy of each stage."""
-    print(f"\n{task.name}, {network}, density {settings.density:.0%}, {settings.steps} steps:\n")
+def shown(network: str, task: Task, settings: Settings, found: list[Mapping[str, Any]]) -> str:
+    """A table of the size and accuracy of each stage."""
     dense = found[0]["folded"]["bytes"]
     rows = []
     for name in found[0]:
@@ -216,9 +227,12 @@ def show(network: str, task: Task, settings: Settings, found: list[Mapping[str, 
             kib, part = sum(sizes) / len(sizes) / 1024, sum(sizes) / len(sizes) / dense
             accuracy = common.percent([each[name]["accuracy"] for each in found])
             rows.append([name, f"{kib:,.1f}", f"{part:.1%}", accuracy])
-    print(common.table(["", "weights [KiB]", "of dense", "accuracy [%]"], rows))
     left = "; ".join(f"{path}: {why}" for path, why in found[0]["left dense"].items())
-    print(f"\nleft dense: {left or 'none'}")
+    return (
+        f"\n{task.name}, {network}, density {settings.density:.0%}, {settings.extent}:\n\n"
+        f"{common.table(['', 'weights [KiB]', 'of dense', 'accuracy [%]'], rows)}\n\n"
+        f"left dense: {left or 'none'}"
+    )
 
 
 if __name__ == "__main__":

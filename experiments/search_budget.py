@@ -169,9 +169,11 @@ class Task:
         _, params, rest = nnx.split(model, nnx.Param, ...)
         optimizer = self.tx.init(params)
         size = self.settings.batch
-        for _ in range(epochs):
+        progress = common.Epochs(0, epochs, self.name)
+        for _ in progress:
             order = rng.permutation(self.left)[: self.left // size * size].reshape(-1, size)
             params, rest, optimizer = self._epoch(params, rest, optimizer, jnp.asarray(order))
+            progress.show()
         return nnx.merge(self.graph, params, rest)
 
     def recover(self, model: nnx.Module, key: Array) -> nnx.Module:
@@ -290,7 +292,7 @@ def cell(
         arms[method] = found.densities
         marks[method] = [found.score, found.cost / whole]
     result: dict[str, Any] = {"arms": list(arms), "score": [], "cost": [], "before": []}
-    result |= {"accuracy": [], "layers": list(arms.values())}
+    result |= {"accuracy": [], "densities": list(arms.values())}
     for name, densities in arms.items():
         masked = with_densities(dense, densities, cost)
         tuned = task.train(masked, task.settings.fine_tune, seed)
@@ -319,7 +321,9 @@ def main(settings: Settings) -> None:
     if not run.complete:
         done = {(r["network"], r["what"], r["budget"], r["seed"]): r for r in run.rows()}
         for name, task in tasks.items():
+            length = f"{common.counted(settings.epochs, 'epoch')}, then searches"
             for seed in range(1, settings.seeds + 1):
+                common.header(out, f"{name} on {task.data}, seed {seed}", 1, length)
                 dense = task.train(task.make(seed), settings.epochs, seed)
                 accuracy = task.accuracy(dense)
                 for cost in settings.costs:
@@ -338,10 +342,11 @@ def main(settings: Settings) -> None:
 def show(rows: list[dict[str, Any]], settings: Settings, tasks: dict[str, Task], out: Path) -> None:
     """Tables by network and cost, and the picture."""
     panels: dict[str, Any] = {}
+    text = ""
     for name, what in dict.fromkeys((row["network"], row["what"]) for row in rows):
         own = [row for row in rows if (row["network"], row["what"]) == (name, what)]
         dense = common.percent([r["dense"] for r in own if r["budget"] == own[0]["budget"]])
-        print(f"\n{name} on {tasks[name].data}, {what}, {settings.extent}, dense {dense}:\n")
+        text += f"\n{name} on {tasks[name].data}, {what}, {settings.extent}, dense {dense}:\n\n"
         arms, budgets = own[0]["arms"], list(dict.fromkeys(row["budget"] for row in own))
         lines, curves = [], {}
         for n, arm in enumerate(arms):
@@ -357,12 +362,13 @@ def show(rows: list[dict[str, Any]], settings: Settings, tasks: dict[str, Task],
             curves[arm] = ([f"{budget:g}" for budget in budgets], np.array(ends))
         head = ["", *(f"{w} {b:g}" for b in budgets
                       for w in ("score,", "cost,", "before,", "tuned,"))]  # fmt: skip
-        print(common.table(head, lines))
+        text += f"{common.table(head, lines)}\n"
         panels[f"{name}, {what}"] = curves
-    print(f"\npublished: {PUBLISHED}")
+    print(f"{text}\npublished: {PUBLISHED}")
     axes = "budget", "accuracy after fine-tuning [%]"
     common.draw(panels, out / "search_budget.png", *axes, columns=1)  # each with its own scale
     print(f"picture: {out / 'search_budget.png'}\npages of searches: {out}/*/*.html")
+    print(f"page: {common.show_page(out, text)}")
 
 
 if __name__ == "__main__":

@@ -96,6 +96,8 @@ TESTED = 1000
 """Test images, or stretches of text."""
 SETTLED = 8
 """Batches from which batch normalization takes its statistics after training."""
+PART = 100
+"""Steps from one line of the log to the next."""
 CONTEXT = 64
 """Characters that the transformer sees."""
 START, RAMP = 0.9, 0.7
@@ -232,6 +234,7 @@ def train(
     settings: Settings,
     steps: int,
     seed: int,
+    run: common.Run,
     around: Callable[[Any], Any] = lambda tx: tx,
     controls: tuple[Any, ...] = (),
 ) -> nnx.Module:
@@ -242,19 +245,28 @@ def train(
     optimizer = jsparse.Optimizer(model, tx, controls=controls)
 
     @nnx.jit
-    def step(model: nnx.Module, optimizer: nnx.Optimizer, batch: Batch) -> None:
-        optimizer.update(model, nnx.grad(loss)(model, batch))
+    def step(model: nnx.Module, optimizer: nnx.Optimizer, batch: Batch) -> Array:
+        found, grads = nnx.value_and_grad(loss)(model, batch)
+        optimizer.update(model, grads)
+        return found
 
-    random = np.random.default_rng(seed)
-    for _ in range(steps):
-        step(model, optimizer, one.draw(random))
+    random, before = np.random.default_rng(seed), run.rows()
+    done = before[-1]["step"] if before else 0
+    common.header(run.folder, one.data, 1, common.counted(steps, "step"))
+    progress = common.Epochs(0, -(-steps // PART), run.folder.name, f"{PART} steps")
+    for part in progress:
+        end, found = min(part * PART, steps), jnp.inf
+        for _ in range((part - 1) * PART, end):
+            found = step(model, optimizer, one.draw(random))
+        run.log(done + end, loss=float(found))
+        progress.show(loss=found)
     if not jax.tree.leaves(nnx.state(model, nnx.BatchStat)):
         return model
     return jsparse.recalibrate(model, [one.draw(random)[0] for _ in range(SETTLED)])
 
 
 def pruned(
-    way: str, dense: nnx.Module, one: Task, settings: Settings, budget: float
+    way: str, dense: nnx.Module, one: Task, settings: Settings, budget: float, run: common.Run
 ) -> tuple[nnx.Module, Record]:
     """The network after one method, with equally many train steps, and what was cut."""
     x, steps = one.test[0][:2], settings.steps
@@ -264,7 +276,7 @@ def pruned(
     model, record = nnx.clone(dense), Record()
     if way == "one shot":
         model, record = cut(model, x, budget=budget)
-        return train(model, one, settings, steps, 1), record
+        return train(model, one, settings, steps, 1, run), record
     if way == "in rounds":
         for n in range(settings.rounds):
             part = budget ** ((n + 1) / settings.rounds)
@@ -272,20 +284,27 @@ def pruned(
             if part < 1:  # or rounding has done it before
                 model, later = cut(model, x, budget=part)
                 record = record.then(later)
-            model = train(model, one, settings, steps // settings.rounds, 1 + n)
+            model = train(model, one, settings, steps // settings.rounds, 1 + n, run)
         return model, record
     groups, scope = jsparse.groups(model, x), jsparse.Whole()
     if way == "group lasso":
         lasso = lambda tx: jsparse.prune.group_lasso(tx, groups, (one.lasso, settings.strength))
-        model = train(model, one, settings, steps // 2, 1, lasso)
+        model = train(model, one, settings, steps // 2, 1, run, lasso)
     else:  # groups end as wide as the masks have made them
-        model, scope = masked(way, model, groups, one, settings, budget), jsparse.WholeModel()
+        model = masked(way, model, groups, one, settings, budget, run)
+        scope = jsparse.WholeModel()
     model, record = cut(model, x, budget=budget, scope=scope)
-    return train(model, one, settings, steps - steps // 2, 2), record
+    return train(model, one, settings, steps - steps // 2, 2, run), record
 
 
 def masked(
-    way: str, model: nnx.Module, groups: Any, one: Task, settings: Settings, budget: float
+    way: str,
+    model: nnx.Module,
+    groups: Any,
+    one: Task,
+    settings: Settings,
+    budget: float,
+    run: common.Run,
 ) -> nnx.Module:
     """The network with masks on its coupled units, trained half the steps."""
     steps, density = settings.steps // 2, budget**0.5  # on both sides of a kernel
@@ -304,7 +323,7 @@ def masked(
         return optax.partition({"masks": optax.adam(REACH[way] / steps), "weights": tx}, kinds)
 
     model = jsparse.couple(model, groups, (".*", rule))
-    model = train(model, one, settings, steps, 1, around, (control,))
+    model = train(model, one, settings, steps, 1, run, around, (control,))
     open_ = [part.read_final_mask() for part in _units(model)]
     print(f"{way} for {budget:g}: {sum(m.sum() for m in open_):.0f} of "
           f"{sum(m.size for m in open_)} units are open", flush=True)  # fmt: skip
@@ -322,15 +341,17 @@ def rows(name: Name, settings: Settings, out: Path) -> list[dict[str, Any]]:
     run = opened("dense")
     done, dense = run.load(one.make(nnx.Rngs(0)))
     if not done:
-        dense = train(dense, one, settings, settings.steps, 0)
+        dense = train(dense, one, settings, settings.steps, 0, run)
         run.save(settings.steps, dense)
     for way, budget in [("dense", 1.0), *((way, b) for b in settings.budgets for way in WAYS)]:
         run = opened(f"{way} {budget:g}")
         if not run.complete:
+            run.forget_after(0)
             if way == "dense":
-                model, record = train(nnx.clone(dense), one, settings, settings.steps, 1), Record()
+                model = train(nnx.clone(dense), one, settings, settings.steps, 1, run)
+                record = Record()
             else:
-                model, record = pruned(way, dense, one, settings, budget)
+                model, record = pruned(way, dense, one, settings, budget, run)
             left = costs(model, one.test[0][:1]).flops / costs(dense, one.test[0][:1]).flops
             (run.folder / "record.json").write_text(json.dumps(record.to_dict()))
             run.finish(
@@ -373,14 +394,16 @@ def main(settings: Settings) -> None:
         for r in flat
     ]  # fmt: skip
     header = ["network", "way", "budget", "operations [%]", "parameters", "accuracy [%]", "ms"]
-    print(common.table([*header, "of the ideal"], table))
+    text = common.table([*header, "of the ideal"], table)
+    print(text)
     panels = {
         name: {way: _curve([row for row in found if row["way"] in (way, "dense")]) for way in WAYS}
         for name, found in kinds.items()
     }
     picture = out / "accuracy.png"
     common.draw(panels, picture, "operations [%]", "accuracy [%]")
-    print(f"\nrows: {out / 'rows.json'}\npicture: {picture}")
+    print(f"\nrows: {out / 'rows.json'}")
+    common.show_pages(common.logged(out), out, picture, tables=text)
 
 
 def _curve(found: list[dict[str, Any]]) -> tuple[list[float], list[float]]:

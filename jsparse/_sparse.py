@@ -1,6 +1,6 @@
 """`Sparse`: a drop-in replacement for `nnx.Param` that reads as the masked weight."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -226,6 +226,12 @@ class Sparse(nnx.Module):
     def __len__(self) -> int:
         return len(self.weight[...])
 
+    def __iter__(self) -> Iterator[Array]:
+        return iter(self.read())
+
+    def __contains__(self, item: Any) -> bool:  # tracers of JAX 0.7 lack the method
+        return item in self.read()
+
     def __round__(self, ndigits: int = 0) -> Array:
         return self.read().round(ndigits)
 
@@ -265,7 +271,7 @@ def _in_place(name: str) -> Callable:
 BINARY = ("add", "sub", "mul", "truediv", "floordiv", "mod", "divmod", "pow", "matmul")
 BINARY += ("and", "or", "xor", "lshift", "rshift")
 OTHERS = ("neg", "pos", "abs", "invert", "int", "float", "complex", "index", "trunc", "floor")
-OTHERS += ("ceil", "eq", "ne", "lt", "le", "gt", "ge", "iter", "contains")
+OTHERS += ("ceil", "eq", "ne", "lt", "le", "gt", "ge")
 for _name in (*BINARY, *(f"r{name}" for name in BINARY), *OTHERS):
     setattr(Sparse, f"__{_name}__", _operator(f"__{_name}__"))
 for _name in (f"__i{name}__" for name in BINARY if hasattr(nnx.Param, f"__i{name}__")):

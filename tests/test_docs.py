@@ -29,6 +29,7 @@ LONG = {
     "accumulation",
     "agents",
     "average",
+    "budget",
     "coming",
     "decay",
     "deploy",
@@ -42,7 +43,6 @@ LONG = {
     "recall",
     "resume",
     "revisions",
-    "search",
     "shrinking",
     "start",
     "surgery",
@@ -207,6 +207,14 @@ def test_links_inside_resolve_and_every_name_has_an_entry(site: Path) -> None:
     )
     for names in public().values():
         assert set(names) <= entries
+
+
+@pytest.mark.slow
+def test_sphinx_replaces_no_page_by_one_of_its_own(site: Path) -> None:
+    for page in PAGES:  # as it does with search.html, without a warning
+        (title,) = re.findall(r"^# (.*)$", CODE.sub("", page.read_text()), re.M)
+        built = html.unescape((site / f"{page.stem}.html").read_text())
+        assert f"<h1>{title}<" in built, page.name
 
 
 MEASURE = """() => ({

@@ -181,7 +181,8 @@ def show_pages(names: Iterable[str], out: Path, *pictures: Path, tables: str = "
     for folder in folders:
         show_page(folder, tables)
     page = jsparse.report.compare(folders, out / "compare.html")
-    print(f"\npicture: {', '.join(map(str, pictures))}")
+    if pictures:
+        print(f"\npicture: {', '.join(map(str, pictures))}")
     print(f"page: {page}, and page.html in the folder of each run")
 
 

@@ -177,7 +177,7 @@ def _unpacked(layout: Layout, archive: Path) -> dict[str, bytes]:
         raise DataError(f"{archive} is {error}; {again(archive, layout.source)}") from error
     except tarfile.TarError as error:
         raise DataError(
-            f"{archive} is no good tar file ({len(content)} bytes, {error}); "
+            f"{archive} is not a whole tar file ({len(content)} bytes, {error}); "
             f"{again(archive, layout.source)}"
         ) from error
     lacking = [name for name in layout.digests if name not in found]

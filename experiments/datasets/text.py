@@ -80,7 +80,7 @@ def _read(folder: str) -> tuple[str, str]:
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no text in UTF-8 ({error}); fetch it again") from error
+        raise DataError(f"{path} is not text in UTF-8 ({error}); fetch it again") from error
     if hashlib.md5(content).hexdigest() == DIGEST:
         return "tinyshakespeare", text
     return f"a text of {len(text):,} characters that is not tinyshakespeare", text

@@ -209,7 +209,8 @@ class PackedOptimizer(Optimizer):
         def move() -> list[Array]:
             parts, indices = self._drawn(key, layer, by)
             if by.by_gradient:  # the places drawn before grow, and these are the next ones
-                seen = Drawn(segments(before[4], scores.shape[0]), before[3], scores)
+                *_, drawn, starts = before
+                seen = Drawn(segments(starts, scores.shape[0]), drawn, scores)
                 again = [indices, starts_at(parts, sizes.parts)]
             else:
                 seen, again = Drawn(parts, indices, jax.random.uniform(key, parts.shape)), []

@@ -27,14 +27,14 @@ def check_fields(content: Any, fields: Mapping[str, Any], where: str) -> None:
     `list[kind]`, or `tuple[kind, kind]` for a list of that length.
     """
     if not isinstance(content, dict):
-        kind = type(content).__name__
-        raise CorruptCheckpoint(f"{where}: it holds a {kind}, expected an object")
+        raise CorruptCheckpoint(f"{where}: it holds {content!r:.80}, expected an object")
     for name, kind in fields.items():
         if name not in content:
-            raise CorruptCheckpoint(f"{where}: the field {name} is missing")
+            raise CorruptCheckpoint(f"{where}: the field {name:.80} is missing")
         if not _is(content[name], kind):
             shown = kind.__name__ if type(kind) is type else str(kind)
-            raise CorruptCheckpoint(f"{where}: {name} is {content[name]!r:.80}, expected {shown}")
+            got = f"{name:.80} is {content[name]!r:.80}"
+            raise CorruptCheckpoint(f"{where}: {got}, expected {shown}")
 
 
 def _is(value: Any, kind: Any) -> bool:

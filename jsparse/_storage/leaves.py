@@ -79,8 +79,8 @@ def check_fit(
 def filled(stored: jax.Array | np.ndarray, leaf: Any, where: str = "the file") -> Any:
     """A stored array as a leaf of the same kind, type and devices as another leaf.
 
-    It comes from `plain`, or from `storable` of that. The new leaf is committed to devices only if
-    the other one is.
+    `stored` comes from `plain`, or from `storable` of that. The new leaf is committed to devices
+    only if the other one is.
 
     Raises:
       CorruptCheckpoint: the array does not have the shape and type of `leaf`.

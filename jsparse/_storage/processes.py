@@ -15,7 +15,7 @@ FAILED = -2  # not the result of any task
 
 
 def by_first(task: Callable[[], int | None]) -> int:
-    """The result of a task, or 0, that the first process runs while all others wait."""
+    """Run a task in the first process while the others wait; return its result, 0 for None."""
     if jax.process_count() == 1:
         return task() or 0
     errors: list[Exception] = []

@@ -41,7 +41,8 @@ FIELDS = {"sha256": str, "leaves": dict[str, str], "facts": dict[str, object]}
 class Stored(NamedTuple):
     """A tree as a file holds it: its leaves by path, of types that numpy can store, and notes.
 
-    `leaves` has the type and shape of each, as `leaves.describe` writes them.
+    `leaves` has the type and shape of each, as `leaves.describe` writes them; `sha256` is of
+    everything else.
     """
 
     arrays: dict[str, np.ndarray]

@@ -119,7 +119,7 @@ def damaged(contents: dict[str, bytes], kind: str) -> tuple[str, bytes, str]:
         "packed sum": (ARCHIVE, packed[:-8] + bytes(8), f"gzip data .{len(packed)} bytes"),
         "packed flip": (ARCHIVE, packed[:5000] + bytes(9) + packed[5009:], "gzip data"),
         "not gz": (ARCHIVE, image, f"not good gzip data .{len(image)} bytes"),
-        "not tar": (ARCHIVE, gzip.compress(b"x" * 2000), "no good tar file"),
+        "not tar": (ARCHIVE, gzip.compress(b"x" * 2000), "not a whole tar file"),
         "packed lacks": (ARCHIVE, lacking, r"bytes. lacks test_batch\.bin"),
         "packed short": (ARCHIVE, short, r"gz/test_batch\.bin has 9 bytes"),
     }[kind]

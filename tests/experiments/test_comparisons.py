@@ -15,14 +15,9 @@ pytest.importorskip("tyro")
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
-from experiments import compare, datasets, set_rigl
+from experiments import compare, set_rigl
 
-pytestmark = pytest.mark.standard_dtypes
-
-
-@pytest.fixture(autouse=True)
-def _digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets, "mnist", lambda folder: datasets.digits())
+pytestmark = [pytest.mark.standard_dtypes, pytest.mark.usefixtures("digits_for_mnist")]
 
 
 def finals(folder: Path) -> dict[str, dict]:

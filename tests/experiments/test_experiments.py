@@ -28,12 +28,7 @@ from experiments.bench import runtimes, trained
 from experiments.common.train import train
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.standard_dtypes
-
-
-@pytest.fixture(autouse=True)
-def _digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets, "mnist", lambda folder: datasets.digits())
+pytestmark = [pytest.mark.standard_dtypes, pytest.mark.usefixtures("digits_for_mnist")]
 
 
 def test_dst_mnist(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -14,14 +14,9 @@ pytest.importorskip("tyro")
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
-from experiments import common, datasets, dropnet, lottery
+from experiments import common, dropnet, lottery
 
-pytestmark = pytest.mark.standard_dtypes
-
-
-@pytest.fixture(autouse=True)
-def _digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets, "mnist", lambda folder: datasets.digits())
+pytestmark = [pytest.mark.standard_dtypes, pytest.mark.usefixtures("digits_for_mnist")]
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^tinyshakespeare\.txt not found; looked in .*/text; "):
         shakespeare(str(tmp_path))
     (tmp_path / "tinyshakespeare.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match=r"tinyshakespeare\.txt is no text in UTF-8 .*fetch it"):
+    with pytest.raises(DataError, match=r"tinyshakespeare\.txt is not text in UTF-8 .*fetch it"):
         shakespeare(str(tmp_path))
 
 

@@ -15,11 +15,13 @@ import jsparse as js
 from jsparse.export import blocks, csr, left_dense, pack, unpack
 from jsparse.export._packing import compiled, formats
 from jsparse.export._packing.block import block_dot, plain_dot
+from jsparse.export._packing.csr import Plan, gradients_at
 from jsparse.export._packing.formats import (
     block_arrays,
     block_matrix,
     csr_arrays,
     csr_matrix,
+    csr_places,
     group_width,
 )
 from jsparse.export._packing.layers import bytes_of
@@ -214,6 +216,23 @@ def test_on_a_mesh(name, kind):
         state = jax.device_put(state, NamedSharding(mesh, P()))
         run = jax.jit(lambda state, x: nnx.merge(graphdef, state)(x))
         np.testing.assert_allclose(run(state, split), layer(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_gradients_at_places_on_a_mesh(kind, monkeypatch):
+    if kind is AxisType.Explicit and jax.version.__version_info__ < (0, 10):
+        pytest.skip("older versions cannot transpose a product with a batch over devices")
+    monkeypatch.setattr(compiled, "load", lambda: pytest.fail("the kernels run on one device"))
+    kernel = matrix(32, 16)
+    arrays, plan = csr_arrays(kernel, 32), Plan(32, 16, 32)
+    x, dy = jnp.asarray(draw(8, 32)), jnp.asarray(draw(8, 16))
+    wanted = (x.T @ dy)[csr_places(arrays, 16, 32)]
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(kind,))
+    with jax.set_mesh(mesh):
+        rows = jax.device_put((x, dy), NamedSharding(mesh, P("data")))
+        structure = jax.device_put(arrays[1:], NamedSharding(mesh, P()))
+        run = jax.jit(functools.partial(gradients_at, plan))
+        np.testing.assert_allclose(run(*structure, *rows), wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])

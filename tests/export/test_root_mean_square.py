@@ -14,7 +14,6 @@ from flax import nnx
 from jax import Array
 
 import jsparse as js
-from jsparse._slots import slots
 from jsparse.export import Record, rebuild
 from tests.support.root_mean_square import (
     GRN,
@@ -27,7 +26,7 @@ from tests.support.root_mean_square import (
     bare,
     stock,
 )
-from tests.support.zoo_cases import shapes
+from tests.support.zoo_cases import masked, shapes
 
 pytestmark = pytest.mark.standard_dtypes  # stock layers divide by integers
 X = jax.random.normal(jax.random.key(0), (5, 3))
@@ -112,16 +111,6 @@ def test_what_nothing_can_make_up_for_stays_and_says_so(norm: Norm, why: str) ->
     small, record = js.shrink(net, X)
     assert shapes(small) == shapes(net) and not record.factors
     assert re.search(rf"^3 of 8 dead units stay: `div` at .*{why}", record.stayed["a/kernel"])
-
-
-def masked(model: Any, record: Record) -> Any:
-    """The full model with zeros in place of all that was cut."""
-    full = nnx.clone(model)
-    for slot in slots(full):
-        if slot.path in record.cuts:
-            cut = record.cuts[slot.path]
-            slot.value[...] = jnp.asarray(cut.zeroed(np.asarray(slot.value[...])))
-    return full
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import itertools
+from types import MappingProxyType
 
 import hypothesis
 import hypothesis.strategies as st
@@ -226,6 +227,8 @@ def test_errors() -> None:
         Record.from_dict({**data, "version": 7})
     with pytest.raises(ValueError, match="damaged"):
         Record.from_dict({**data, "cuts": {"c/kernel": {"shape": [8, 3]}}})
+    with pytest.raises(ValueError, match=r"the attributes of 'c': it holds 3, expected an object"):
+        Record.from_dict({**data, "attributes": {"b": {}, "c": 3}})
     with pytest.raises(ValueError, match="'b/bias', which this model lacks"):
         rebuild(zoo.Tied(nnx.Rngs(0)), Record.from_dict({**data, "attributes": {}}))
     with pytest.raises(ValueError, match=r"\(7,\), the model has \(6,\)"):
@@ -235,6 +238,19 @@ def test_errors() -> None:
         rebuild(model, Record.from_dict({**data, "cuts": bad}))
     with pytest.raises(TypeError, match=r"nnx\.Module"):
         js.shrink({"kernel": jnp.ones((2, 2))}, vectors(0, 2))
+
+
+def test_a_record_from_any_mapping() -> None:
+    _, record = js.shrink(prepared(zoo.MLP, {"c/kernel": [(2,)]}), vectors(0, 2))
+    data = record.to_dict()
+    frozen = lambda value: (
+        MappingProxyType({name: frozen(one) for name, one in value.items()})
+        if isinstance(value, dict)
+        else tuple(map(frozen, value))
+        if isinstance(value, list)
+        else value
+    )
+    assert Record.from_dict(frozen(data)) == Record.from_dict(data)
 
 
 @pytest.mark.parametrize(("depth", "in_pieces"), [(2, False), (24, True)])

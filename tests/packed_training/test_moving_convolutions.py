@@ -178,7 +178,7 @@ def total(layer, x):
 @pytest.mark.parametrize("name", ["conv_gradients_at", "plain_outer"])
 def test_gradients_at_places_are_those_of_a_dense_kernel(name):
     geometry = geometry_from((3, 2), (2, 1), ((1, 1), (1, 0)), (1, 2))
-    window = geometry.window((6, 5), geometry.padding, 5, 4, 2)
+    window = geometry.window((6, 5), geometry.padding, features=5, outputs=4, width=2)
     x = jax.random.normal(KEY, (3, 6, 5, 5))
     arrays = csr_arrays(np.float32(np.random.default_rng(0).random((30, 4)) < 0.3), 12)
     kept = 2 * int(arrays.starts[-1])

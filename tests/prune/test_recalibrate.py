@@ -115,8 +115,9 @@ def test_what_cannot_be_recalibrated_is_refused() -> None:
 def test_a_layer_that_uses_its_running_statistics_keeps_them() -> None:
     first, second = (nnx.BatchNorm(4, rngs=nnx.Rngs(0)) for _ in range(2))
     first.mean[...], first.var[...] = jnp.full(4, 2.0), jnp.full(4, 9.0)
-    forward = lambda model, x: model[1](model[0](x, use_running_average=True))
-    new = js.recalibrate(nnx.List([first, second]), [jnp.asarray(X[0])], forward=forward)
+    both = nnx.Sequential(first, second)
+    forward = lambda model, x: model.layers[1](model.layers[0](x, use_running_average=True))
+    new = js.recalibrate(both, [jnp.asarray(X[0])], forward=forward).layers
     np.testing.assert_array_equal(new[0].mean[...], first.mean[...])
     want = (X[0] - 2.0) / np.sqrt(9.0 + 1e-5)
     np.testing.assert_allclose(new[1].mean[...], want.mean(0), rtol=1e-4, atol=1e-5)

@@ -15,23 +15,12 @@ from jax import Array, lax
 
 import jsparse as js
 from jsparse import importance
-from jsparse._slots import slots
 from jsparse.export import Record, rebuild
 from jsparse.prune import costs, units
 from tests.support.zoo import modules
-from tests.support.zoo_cases import CASES, outputs, prepared, shapes, vectors
+from tests.support.zoo_cases import CASES, masked, outputs, prepared, shapes, vectors
 
 pytestmark = pytest.mark.standard_dtypes  # stock layers divide by integers
-
-
-def masked(model: nnx.Module, record: Record) -> nnx.Module:
-    """The full model with zeros in place of all that was cut."""
-    full = nnx.clone(model)
-    for slot in slots(full):
-        if slot.path in record.cuts:
-            cut = record.cuts[slot.path]
-            slot.value[...] = jnp.asarray(cut.zeroed(np.asarray(slot.value[...])))
-    return full
 
 
 MEANS = {"decoder", "loops", "sizes in the code"}  # they take means over units

@@ -101,7 +101,7 @@ WRONG = {
     "text": (notes(b"leaves"), "damaged: notes.json: not JSON"),
     "deep": (notes(b"[" * 100_000), "damaged: notes.json: not JSON"),
     "bytes": (notes(b"\xff\xfe\xff"), "damaged: notes.json: not JSON"),
-    "a list": (notes(b"[1]"), "damaged: notes.json: it holds a list, expected an object"),
+    "a list": (notes(b"[1]"), r"damaged: notes.json: it holds \[1\], expected an object"),
     "an empty object": (notes(b"{}"), "notes.json: the field sha256 is missing"),
     "leaves": (noted(leaves={"a": 1}), r"leaves is \{'a': 1\}, expected dict"),
     "facts": (noted(facts=3), "facts is 3, expected dict"),

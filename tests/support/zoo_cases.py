@@ -15,6 +15,7 @@ from jax import Array
 
 from jsparse._paths import path_of
 from jsparse._slots import slots, walk_modules
+from jsparse.export import Record
 from tests.support import zoo
 from tests.support.cases import normal
 
@@ -455,3 +456,13 @@ def outputs(model: nnx.Module, x: Array) -> np.ndarray:
 def attribute(model: nnx.Module, path: str) -> Any:
     module, _, name = path.rpartition("/")
     return getattr(dict(walk_modules(model))[module], name)
+
+
+def masked(model: Any, record: Record) -> Any:
+    """The full model with zeros in place of all that was cut."""
+    full = nnx.clone(model)
+    for slot in slots(full):
+        if slot.path in record.cuts:
+            cut = record.cuts[slot.path]
+            slot.value[...] = jnp.asarray(cut.zeroed(np.asarray(slot.value[...])))
+    return full

@@ -60,7 +60,7 @@ def bilinear(name: str, kernels: str) -> tuple[Product, Product, Product]:
     """
     ahead = _primitive(name, f"{kernels}_forward", _product)
     back = _primitive(f"{name}_transposed", f"{kernels}_backward", _transposed)
-    places = _primitive(f"{name}_outer", f"{kernels}_weights", plain_outer)
+    places = _primitive(f"{name}_outer", f"{kernels}_weights", plain_outer, rows=False)
     _differentiable(
         ahead, by_one=lambda dy, x: (places, x, dy), by_other=lambda dy, w: (back, w, dy)
     )
@@ -100,8 +100,13 @@ def _bound(primitive: Primitive, plan: Plan, *arrays: Array) -> Array:
     return primitive.bind(*arrays, plan=plan)
 
 
-def _primitive(name: str, kernel: str, plain: Product) -> Primitive:
-    """One of the three with everything but derivatives: a kernel for the CPU, `plain` elsewhere."""
+def _primitive(name: str, kernel: str, plain: Product, *, rows: bool = True) -> Primitive:
+    """One of the three with everything but derivatives: a kernel for the CPU, `plain` elsewhere.
+
+    `rows` says that its second array and its result are batches of rows, so that several batches
+    can be one with more rows; the kernel then takes the structure after the first array, otherwise
+    before it.
+    """
     primitive = Primitive(name)
     primitive.def_impl(jax.jit(primitive.bind, static_argnames="plan"))
 
@@ -112,14 +117,14 @@ def _primitive(name: str, kernel: str, plain: Product) -> Primitive:
 
     def batched(arrays: Any, axes: Any, *, plan: Plan) -> tuple[Array, int]:
         one, other, *structure = arrays
-        if plain is not plain_outer and all(axis is None for axis in (axes[0], *axes[2:])):
-            call = lambda rows: primitive.bind(one, rows, *structure, plan=plan)
+        if rows and all(axis is None for axis in (axes[0], *axes[2:])):
+            call = lambda batch: primitive.bind(one, batch, *structure, plan=plan)
             return as_one_batch(call, jnp.moveaxis(other, axes[1], 0)), 0
         return _each(functools.partial(_bound, primitive, plan), arrays, axes), 0
 
     def by_kernel(*arrays: Array, plan: Plan) -> Array:
         one, other, *structure = arrays
-        first = (*structure, one) if plain is plain_outer else (one, *structure)
+        first = (one, *structure) if rows else (*structure, one)
         return plan.by_kernel(kernel, _result(plain, plan, arrays).shape, *first, other)
 
     batching.primitive_batchers[primitive] = batched

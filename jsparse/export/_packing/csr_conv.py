@@ -118,8 +118,13 @@ class CsrConv(Linked):
         if len(before) != 1:
             x = x.reshape(math.prod(before), *image, self.in_features)
         x, pads = self.geometry.padded(x)
-        sizes = self.in_features, self.out_features, self.width
-        window = self.geometry.window(x.shape[1:-1], pads, *sizes)
+        window = self.geometry.window(
+            x.shape[1:-1],
+            pads,
+            features=self.in_features,
+            outputs=self.out_features,
+            width=self.width,
+        )
         x = x.reshape(x.shape[0], *window.image, self.in_features)
         y = self.product(self.arrays(floats), x, window)
         if self.probe is not None:

@@ -124,6 +124,8 @@ def csr_matrix(arrays: CsrArrays, shape: tuple[int, int], width: int) -> Array:
 
 def as_matrix(kernel: Any) -> Any:
     """A kernel [..., features, outputs] as a matrix: features, then taps of each."""
+    if kernel.ndim == 2:
+        return kernel
     *taps, features, outputs = kernel.shape
     split = kernel.reshape(math.prod(taps), features, outputs)
     return split.swapaxes(0, 1).reshape(len(split) * features, outputs)
@@ -131,6 +133,8 @@ def as_matrix(kernel: Any) -> Any:
 
 def as_kernel(matrix: Any, shape: tuple[int, ...]) -> Any:
     """The kernel [..., features, outputs] of such a matrix."""
+    if len(shape) == 2:
+        return matrix
     *taps, features, outputs = shape
     return matrix.reshape(features, math.prod(taps), outputs).swapaxes(0, 1).reshape(shape)
 

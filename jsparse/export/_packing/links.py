@@ -155,7 +155,7 @@ def csr_from_arrays(
     width = width or width_at(kept / max(1, inputs * outputs), inputs)
     order, *structure = in_order(rows, columns, CsrSizes(inputs, outputs, kept, width))
     made = Csr(in_features, out_features, kept=kept, width=width, **settings)
-    made.fill(CsrArrays(jnp.asarray(found[order], made.values[...].dtype), *structure))
+    made._fill(CsrArrays(jnp.asarray(found[order], made.values[...].dtype), *structure))
     return made
 
 
@@ -206,7 +206,7 @@ def _trimmed(layer: Linked) -> Linked:
     else:
         made = Csr(layer.in_shape, layer.out_shape, **settings)
     made.product = layer.product
-    made.fill(CsrArrays(layer.values[...][:kept], layer.indices[...][:kept], layer.starts[...]))
+    made._fill(CsrArrays(layer.values[...][:kept], layer.indices[...][:kept], layer.starts[...]))
     made.bias = layer.bias
     made.check()
     return made

@@ -59,8 +59,8 @@ def mosaic_dot(
 def _kernel(sizes: tuple[int, int], sides: tuple[int, int, int], dtype: Any, interpret: Any) -> Any:
     """(starts, input blocks, weights [kept * wide, high], x [batch, in]) -> [batch, out].
 
-    The sizes are the numbers of tiles and output blocks, the sides (rows of a tile, inputs and
-    outputs of a block).
+    The sizes are the numbers of tiles and output blocks; the sides are the rows of a tile, and the
+    inputs and outputs of a block.
     """
     from jax.experimental import pallas as pl
 

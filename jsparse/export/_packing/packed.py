@@ -63,8 +63,8 @@ def by_kernel(name: str, outputs: int, plain: Any, **settings: Any) -> Any:
 def has_kernel(x: Array, *arrays: Array) -> bool:
     """Whether the kernels for the CPU can take these: dtype of x, platform, compiler, no mesh."""
     kinds = (jnp.float32, jnp.bfloat16, jnp.float16)
-    able = x.dtype in kinds and jax.default_backend() == "cpu" and compiled.load()
-    return able and not on_mesh(x, *arrays)
+    able = x.dtype in kinds and jax.default_backend() == "cpu" and not on_mesh(x, *arrays)
+    return able and compiled.load()
 
 
 class Structure(nnx.Variable):
@@ -159,7 +159,7 @@ class Packed(nnx.Module):
             **{name: floats if one is self.floats else one[...] for name, one in own.items()}
         )
 
-    def fill(self, arrays: Any) -> None:
+    def _fill(self, arrays: Any) -> None:
         """Store what the product reads, in place."""
         for name, array in arrays._asdict().items():
             getattr(self, name)[...] = array
@@ -207,7 +207,8 @@ class Packed(nnx.Module):
           out_sharding: of the output, on a mesh with explicit axes.
 
         Raises:
-          ValueError: x has another number of features; or it is a stack of layers.
+          ValueError: x has another number of features, or too few axes for the window of a
+            convolution; or this is a stack of layers.
         """
         if self.stack:
             raise ValueError(

@@ -87,7 +87,7 @@ def _convolution(layer: Any, kernel: np.ndarray, width: int) -> CsrConv:
 
 def _filled(made: Made, arrays: Any, bias: Any) -> Made:
     """A new packed layer itself, with what it holds."""
-    made.fill(arrays)
+    made._fill(arrays)
     made.bias = bias
     made.check()
     return made

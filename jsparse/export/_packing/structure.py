@@ -80,7 +80,7 @@ class CsrSizes(NamedTuple):
         CsrSizes(self.inputs, self.outputs, kept, self.width).check_arrays(used)
 
     def _check_indices(self, indices: np.ndarray, counts: np.ndarray) -> None:
-        """Check indices of which each part has so many."""
+        """Check the indices; `counts` says how many each part has."""
         part = np.repeat(np.arange(self.parts), counts)
         first = part // max(1, self.outputs) * self.width
         ends = np.minimum(self.width, self.inputs - first)

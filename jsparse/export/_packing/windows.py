@@ -55,15 +55,23 @@ class Geometry(NamedTuple):
         return x, tuple((known(before), known(after)) for before, after in pads)
 
     def window(
-        self, image: tuple[int, ...], pads: tuple[tuple[int, int], ...], *sizes: int
+        self,
+        image: tuple[int, ...],
+        pads: tuple[tuple[int, int], ...],
+        *,
+        features: int,
+        outputs: int,
+        width: int,
     ) -> Window:
         """Over two axes of an image, of which the first is 1 for a window over one.
 
-        The pads are those of `padded`, the sizes features, outputs and features a group.
+        The pads are those of `padded`; `width` is in features a group.
         """
         two = lambda given, fill: (fill, *given) if len(given) == 1 else tuple(given)
         return Window(
-            *sizes,
+            features,
+            outputs,
+            width,
             image=two(image, 1),
             size=two(self.kernel_size, 1),
             strides=two(self.strides, 1),

@@ -93,9 +93,10 @@ def checked_outputs(split: Pure, inputs: tuple) -> Any:
 
 
 def check_outputs_agree(expected: Any, found: Any, what: str, within: Sequence[Any] = ()) -> None:
-    """Refuse outputs that differ from the model's, by more than the rounding of values in it.
+    """Refuse outputs that differ from the model's by more than rounding, also that of `within`.
 
-    The error says what gave them.
+    `what` gave the outputs, for the error; `within` are values inside the model, which are rounded
+    too.
     """
     for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
         if jnp.issubdtype(one.dtype, jnp.inexact) and other.dtype != one.dtype:

@@ -155,7 +155,7 @@ def input_specs(inputs: tuple, shapes: Sequence[str]) -> tuple[list[tuple], str]
 
 def _on_all_platforms(split: Pure, specs: tuple) -> Exported:
     """Export for all platforms if possible, else for the current one."""
-    function = _function(split)  # traced once
+    function = _function(split)  # one jit, so that both exports share the trace
     try:
         return _exported(function, split, specs, platforms=PLATFORMS)
     except Exception:  # in many ways where a platform is missing; others are raised again

@@ -137,7 +137,7 @@ def cut_in_place(
 
 
 def _cut_groups(places: Sequence[Slot], cuts: Mapping[int, Cut]) -> dict[str, Cut]:
-    """Cut what weights of groups share, before the weights, whose cuts are listed by identity."""
+    """Cut what weights of groups share, before the weights. `cuts`: of the weights, by identity."""
     members = {id(s.value): s.value for s in places if isinstance(s.value, CoupledSparse)}
     pairs = [(member, cuts[one].keep if one in cuts else {}) for one, member in members.items()]
     stays = _staying(pairs)

@@ -113,7 +113,8 @@ class Links(Ties):
         from scipy.sparse import coo_array, csgraph  # comes with jax
 
         ends = np.concatenate([np.zeros((2, 0), int), *pairs], axis=1)
-        graph = coo_array((np.ones(len(ends.T), bool), tuple(ends)), 2 * self.owner.shape)
+        n = len(self.owner)
+        graph = coo_array((np.ones(ends.shape[1], bool), tuple(ends)), (n, n))
         return csgraph.connected_components(graph, directed=False)[1]
 
 

@@ -96,7 +96,7 @@ def bind(op: Op, *values: Any, **params: Any) -> list[np.ndarray]:
 def touched(op: Op, masks: Sequence[np.ndarray]) -> list[np.ndarray] | None:
     """Where each output depends on marked entries of the inputs: [...] each, like the array.
 
-    None if this operation is not understood, or is a product, where it depends on zeros.
+    None if this operation is not understood, or is a product, whose marks depend on zeros.
     """
     if op.name in ELEMENTWISE:
         return [functools.reduce(np.logical_or, masks, np.zeros(op.outputs[0].shape, bool))]
@@ -165,14 +165,14 @@ Onto = Callable[[np.ndarray], np.ndarray]
 
 
 def gathered(op: Op) -> tuple[tuple[int, ...], Onto]:
-    """The axes along which a gather takes any positions; what spreads the rest on its output."""
+    """The axes along which a gather takes any positions, and a function that spreads the rest."""
     kept = dict(whole_axes_of(op)) | {axis: to for axis, _, to in lanes_of(op)}
     rest, to = others(len(op.inputs[0].shape), *kept), [kept[axis] for axis in sorted(kept)]
     return rest, lambda part: spread(part.squeeze(rest), to, op.outputs[0].shape)
 
 
 def updated(op: Op) -> tuple[tuple[int, ...], Onto]:
-    """The axes of updates along which they go anywhere; what spreads the rest on the array."""
+    """The axes along which updates go anywhere, and a function that spreads the rest."""
     kept = {along: axis for axis, along in updated_axes_of(op)}
     rest = others(len(op.inputs[UPDATES[op.name]].shape), *kept)
     to = [kept[axis] for axis in sorted(kept)]

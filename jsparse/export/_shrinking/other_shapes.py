@@ -55,8 +55,8 @@ class OtherShapes:
     ) -> tuple[str, Op | None] | None:
         """The inputs, and the operation, for which a smaller model does not follow the full one.
 
-        Its graph is that of the example; axes of the inputs get each of the lengths. None if it
-        follows everywhere; no operation where its code fails.
+        `graph` is what the smaller model computes for the example; axes of the inputs get each of
+        the lengths. None if it follows everywhere; no operation where its code fails.
         """
         changes: Changes = {}
         for length in sorted(lengths):

@@ -5,6 +5,7 @@ it and where each of its elements goes to one place, or is repeated along an axi
 """
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import jax
@@ -24,6 +25,7 @@ from jsparse.export._shrinking.operations import (
     spread,
 )
 
+RESHAPES = {"reshape", "squeeze", "broadcast_in_dim"}  # the last only of equally many elements
 PARTS = {"split", "unstack", "slice"}  # they leave other elements of their input out
 Where = np.ndarray | None
 """The elements of an array: bool, [...] as it; None for all of them."""
@@ -62,8 +64,13 @@ def before(op: Op, node: Node, where: Where, side: int) -> Where | NoSource:
     if where is None and op.name not in PARTS:
         return None
     where = np.ones(node.shape, bool) if where is None else where
+    shape = op.inputs[side].shape
     if op.name in PRODUCTS:
         return _in_factor(op, where, side)
+    if op.name == "transpose":
+        return where.transpose(np.argsort(op.params["permutation"]))
+    if op.name in RESHAPES and where.size == math.prod(shape):
+        return where.reshape(shape)
     numbers = [np.full(one.shape, -1, np.int32) for one in op.inputs]
     numbers[side] = np.arange(numbers[side].size, dtype=np.int32).reshape(numbers[side].shape)
     if op.name in STRUCTURAL:

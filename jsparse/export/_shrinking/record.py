@@ -32,8 +32,8 @@ from jsparse.export._shrinking.cut import Cut, cut_in_place
 Model = TypeVar("Model", bound=nnx.Module)
 FORMAT = "jsparse.shrink"
 VERSION = 1
-FIELDS: dict[str, Any] = {"attributes": dict[str, dict[str, object]], "cost": list[int | float]}
-FIELDS |= dict.fromkeys(("cuts", "stayed", "zeros", "widths", "factors"), dict[str, object])
+NAMED = ("cuts", "attributes", "stayed", "zeros", "widths", "factors")
+FIELDS = {**dict.fromkeys(NAMED, dict[str, object]), "cost": list[int | float]}
 CUT = {"shape": list[int], "keep": dict[str, list[int]]}
 DAMAGED = "this record is damaged"
 _AXIS = re.compile(r"[0-9]{1,4}")
@@ -129,13 +129,15 @@ class Record:
                 "use the jsparse that wrote it"
             )
         missing = {"zeros": {}, "widths": {}, "factors": {}, "cost": []}  # in older records
-        data = {**missing, **data}
+        data = _as_json({**missing, **data})
         try:
             check_fields(data, FIELDS, DAMAGED)
             for name in ("stayed", "zeros", "widths"):
                 check_fields(data[name], dict.fromkeys(data[name], str), f"{DAMAGED}: {name}")
             for path, cut in data["cuts"].items():
                 check_fields(cut, CUT, f"{DAMAGED}: the cut of {path!r:.80}")
+            for path, sizes in data["attributes"].items():
+                check_fields(sizes, {}, f"{DAMAGED}: the attributes of {path!r:.80}")
         except CorruptCheckpoint as error:
             raise ValueError(str(error)) from error
         if wrong := [path for path, one in data["factors"].items() if not _is_factor(one)]:
@@ -146,6 +148,13 @@ class Record:
             cost=tuple(data["cost"]),
             **{name: data[name] for name in ("stayed", "zeros", "widths", "factors")},
         )
+
+
+def _as_json(value: Any) -> Any:
+    """Mappings as dicts and tuples as lists, as JSON would give them."""
+    if isinstance(value, Mapping):
+        return {name: _as_json(one) for name, one in value.items()}
+    return list(map(_as_json, value)) if isinstance(value, list | tuple) else value
 
 
 def _in_whole(name: str, cuts: Mapping[str, Cut]) -> str:

@@ -89,7 +89,7 @@ class Rescale:
     ) -> Made:
         """A smaller model in which weights and numbers compensate for the factors of faults.
 
-        None compensates for that of a sum in `partial`, which loses terms other than zeros.
+        No factor compensates for a sum in `partial`, which loses terms other than zeros.
         """
         graph, found = compared(small, {})
         with_changes = functools.partial(_changed, small, cuts, compared)

@@ -98,7 +98,7 @@ def _trace(model: nnx.Module, inputs: tuple, result: Callable[[Any, Any], Any]) 
 def _variables(
     model: nnx.Module, variables: Mapping[str, Any], given: Sequence[Any], after: Sequence[Any]
 ) -> list[Node]:
-    """The variables, with the values of weights: of parameters, and others that calls leave."""
+    """The variables, with values of weights: of parameters, and others that calls do not change."""
     kinds = {s.path: type(s.value) for s in slots(model) if not is_key(variables.get(s.path))}
     masks = own_masks(model).keys()  # cut with their kernels, so no variables
     nodes = []
