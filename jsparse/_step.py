@@ -2,7 +2,7 @@
 
 Weights are [...], and masks 0 or 1 of the same shape and type.
 
-The only others are those of magnitudes, in `_score`.
+The only others are those of magnitudes, in `_score`, and of the cost of `Threshold`.
 
 All except `refined` work under `grad`, `jvp`, `hessian`, `vmap` and `scan`; its docstring says why.
 """

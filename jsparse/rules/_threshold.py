@@ -178,7 +178,18 @@ def _zero_lowered(threshold: Array) -> Array:
     return threshold - (threshold == 0).astype(threshold.dtype) * least
 
 
+@jax.custom_jvp
 def _price(threshold: Array) -> Array:
-    """exp(-t), and below -1 its tangent there: [...]."""
+    """exp(-t), and below -1 its tangent there: [...].
+
+    Automatic differentiation would round otherwise, and repeated runs would end elsewhere.
+    """
+    return _price_jvp((threshold,), (threshold,))[0]  # the value, for any tangent
+
+
+@_price.defjvp
+def _price_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (threshold,), (change,) = primals, tangents
     bounded = jnp.maximum(threshold, LOWEST)
-    return jnp.exp(-bounded) * (1 + (bounded - threshold))
+    there = jnp.exp(-bounded)
+    return there * (1 + (bounded - threshold)), -there * change
